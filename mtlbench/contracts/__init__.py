@@ -1,0 +1,31 @@
+"""What a plugin is: the small, documented contracts that everything else is built on."""
+
+from mtlbench.contracts.architecture import Architecture, Features
+from mtlbench.contracts.auxiliary import Auxiliary
+from mtlbench.contracts.dataset import SPLITS, Batch, Dataset, Split, SplitName
+from mtlbench.contracts.encoder import Encoder, Pyramid, PyramidShape
+from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Output, Task, Vector
+from mtlbench.contracts.weighting import Need, Weighting
+
+__all__ = [
+    "SPLITS",
+    "Architecture",
+    "Auxiliary",
+    "Batch",
+    "Dataset",
+    "Encoder",
+    "Features",
+    "Likelihood",
+    "Loss",
+    "Map",
+    "Metric",
+    "Need",
+    "Output",
+    "Pyramid",
+    "PyramidShape",
+    "Split",
+    "SplitName",
+    "Task",
+    "Vector",
+    "Weighting",
+]

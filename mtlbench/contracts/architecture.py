@@ -1,0 +1,62 @@
+"""How encoders are shared between tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from mtlbench.contracts.encoder import Encoder, Pyramid, PyramidShape
+from mtlbench.contracts.task import Task
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an architecture gives to the heads.
+
+    pyramids: one a task. shared: the pyramid that feeds all tasks, where there is one; then every entry
+    of `pyramids` is that same object. penalty: an extra term of the objective (a regulariser), already
+    multiplied by its weight; it is added to the objective, never weighted like a task.
+    """
+
+    pyramids: Mapping[str, Pyramid]
+    shared: Pyramid | None = None
+    penalty: Tensor | None = None
+
+
+class Architecture(nn.Module, ABC):
+    """Encoders, and what lies between them and the heads.
+
+    The constructor takes ``encoder``, a factory that gives a new encoder at every call, and ``tasks``;
+    its other arguments are the architecture's parameters. Heads are not part of it.
+
+    The published cost of a method is stated in `cost`, one line for people (such as "1 trunk").
+    """
+
+    context: ClassVar[tuple[str, ...]] = ("encoder", "tasks")
+    cost: ClassVar[str] = ""
+    shares_features: ClassVar[bool] = False
+    """Whether `Features.shared` is given, so that gradients may be taken with respect to features."""
+
+    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.task_names = tuple(task.name for task in tasks)
+
+    @abstractmethod
+    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
+        """Return the features of ``tasks`` (None: of all) for the input ``x`` ``[B, C, H, W]``."""
+
+    @abstractmethod
+    def shape(self, task: str) -> PyramidShape:
+        """Return the shape of the pyramid that the head of ``task`` receives."""
+
+    def shared_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what a gradient weighting acts on: by default all parameters.
+
+        A parameter that is left out (a gate or an attention module that serves one task) is treated like
+        the parameters of that task's head; it is never left untrained.
+        """
+        return self.parameters()

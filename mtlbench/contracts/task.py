@@ -1,0 +1,89 @@
+"""What is predicted: a task, its output, its loss and its metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torchmetrics
+from torch import Tensor
+
+Likelihood = Literal["categorical", "gaussian", "laplace"]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A head output of shape ``[B, size]``."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Map:
+    """A head output of shape ``[B, channels, H, W]`` at the resolution of the input."""
+
+    channels: int
+
+
+Output = Vector | Map
+
+
+class Loss(ABC):
+    """A differentiable loss that masks missing labels.
+
+    A label is missing where an integer target is ``-1`` and where a real target is NaN. Splitting the
+    loss into a sum and a count is what keeps it exact when a batch is divided: over micro-batches, over
+    processes, over the batches of a validation split.
+    """
+
+    likelihood: ClassVar[Likelihood]
+    """The noise model that the loss is the negative logarithm of; uncertainty weighting needs to know it."""
+
+    @abstractmethod
+    def terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (sum of the loss over the labelled elements, their number), two scalars.
+
+        output: ``[B, ...]`` as the head gives it. target: ``[B, ...]``, missing labels marked as above.
+        With no label at all the sum is 0 and still differentiable.
+        """
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean over the labelled elements, a scalar; 0 with zero gradient where there are none."""
+        total, count = self.terms(output, target)
+        return total / count.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How well a task is solved, with its direction.
+
+    name: as printed and recorded. unit: ``"1"`` for a fraction in 0..1, else ``"px"``, ``"deg"`` and so on.
+    make: gives a fresh accumulator: a `torchmetrics.Metric` whose ``update(output, target)`` takes what the
+    loss takes and ignores missing labels. It accumulates over a split and scores once, so that a score
+    never is an average of batch scores. version: raise it when the definition changes; records that
+    differ in it are never compared.
+    """
+
+    name: str
+    make: Callable[[], torchmetrics.Metric]
+    higher_is_better: bool
+    unit: str = "1"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to predict: a pure description without state.
+
+    name: unique within a dataset. output: what its head must give. loss, metrics: see there; the first
+    metric is the one that short summaries show. auxiliary: True for a task whose target is derived from
+    the input; it is trained and reported, and does not enter Δ-MTL.
+    """
+
+    name: str
+    output: Output
+    loss: Loss
+    metrics: tuple[Metric, ...]
+    auxiliary: bool = False

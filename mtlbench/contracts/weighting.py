@@ -1,0 +1,73 @@
+"""How the tasks' losses or gradients become one update."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtlbench.contracts.task import Task
+
+
+class Need(Enum):
+    """What a weighting looks at; this decides what a training step costs before the run starts."""
+
+    LOSSES = "losses"
+    GRAM = "gram"
+    JACOBIAN = "jacobian"
+
+
+class Weighting(nn.Module, ABC):
+    """A function of losses, of the Gram matrix or of the Jacobian. It never touches a model or autograd.
+
+    The constructor may ask for ``tasks`` (a sequence of `Task`); its other arguments are the method's
+    parameters. State lives in buffers (learned state in parameters, which the optimiser steps), and every
+    random draw comes from `generator`, so that a resumed run is exact.
+
+    ``forward`` takes, by `needs`,
+
+    - LOSSES: ``forward(losses [T])`` -> weights ``[T]``, or the scalar objective itself;
+    - GRAM: ``forward(gram [T, T], losses [T])`` -> weights ``[T]``, where ``gram`` is J Jᵀ in float64 on the
+      CPU;
+    - JACOBIAN: ``forward(jacobian [T, P], losses [T])`` -> the update ``[P]``.
+
+    T counts the tasks that have a label in this batch: `active` holds their indices. A method with a value
+    for each task picks with it: ``self.log_variance[self.active]``.
+    """
+
+    context: ClassVar[tuple[str, ...]] = ("tasks",)
+    needs: ClassVar[Need]
+    heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"
+    """Whether a head receives its own task's gradient times the task's weight, or as it is."""
+    properties: ClassVar[frozenset[str]] = frozenset()
+    """What the method promises and the conformance kit then checks: ``"permutation-equivariant"``,
+    ``"scale-free"`` (all losses times c give the same weights), ``"non-conflicting"`` (the update has no
+    negative product with any task gradient)."""
+    every: int = 1
+    """Weights are computed on every so-manieth step and reused between; those steps cost as much as ew."""
+
+    forward: Callable[..., Tensor]
+    active: Tensor
+
+    def __init__(self, tasks: Sequence[Task] = ()) -> None:
+        super().__init__()
+        self.active = torch.arange(len(tasks))
+        self.generator = torch.Generator()
+
+    def after_step(self, losses: Callable[[], Tensor]) -> None:  # noqa: B027 - a hook, empty by default
+        """Run after the optimiser's step. ``losses()`` evaluates the same batch again (one forward), [T]."""
+
+    def after_epoch(self, losses: Tensor) -> None:  # noqa: B027 - a hook, empty by default
+        """Run after an epoch with the epoch's mean training losses, float64 ``[T]``."""
+
+    def get_extra_state(self) -> Any:
+        """Return the generator's state: random draws go on where they were when a run is resumed."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore what `get_extra_state` gave."""
+        self.generator.set_state(state)

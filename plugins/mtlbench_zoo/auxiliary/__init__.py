@@ -1,0 +1,1 @@
+"""The auxiliary that ship with mtlbench: one method, one file."""

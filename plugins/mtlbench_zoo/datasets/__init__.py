@@ -1,0 +1,1 @@
+"""The datasets that ship with mtlbench: one method, one file."""

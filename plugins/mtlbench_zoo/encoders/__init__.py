@@ -1,0 +1,1 @@
+"""The encoders that ship with mtlbench: one method, one file."""

@@ -1,0 +1,1 @@
+"""The weightings that ship with mtlbench: one method, one file."""
