@@ -83,7 +83,8 @@ class Spec:
 class Parameter:
     """One parameter of a plugin: what its constructor's signature says.
 
-    annotation: the resolved type, `typing.Any` where none is written. default: None where `required`.
+    annotation: the resolved type, `typing.Any` where none is written. default: as `convert` would give it
+    (1 is 1.0 for a float, a list is a tuple for a Sequence); None where `required`.
     """
 
     name: str
@@ -105,15 +106,10 @@ def parameters(cls: type, context: Collection[str], what: str = "") -> tuple[Par
     for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
         if name in context or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
+        annotation = _resolve(parameter, init, what)
         required = parameter.default is parameter.empty
-        found.append(
-            Parameter(
-                name=name,
-                annotation=_resolve(parameter, init, what),
-                default=None if required else parameter.default,
-                required=required,
-            )
-        )
+        default = None if required else _normal(parameter.default, annotation)
+        found.append(Parameter(name, annotation, default, required))
     return tuple(found)
 
 
@@ -143,6 +139,15 @@ def bind(spec: Spec, cls: type, context: Collection[str], what: str = "") -> dic
         else:
             values[parameter.name] = parameter.default
     return values
+
+
+def changed(values: Mapping[str, Any], known: Sequence[Parameter]) -> dict[str, Any]:
+    """Return those of the ``values`` that `bind` gave which differ from their defaults, in the same order."""
+    return {
+        parameter.name: values[parameter.name]
+        for parameter in known
+        if parameter.required or not _same(values[parameter.name], parameter.default)
+    }
 
 
 def convert(text: str, annotation: Any) -> Any:
@@ -277,6 +282,19 @@ def _resolve(parameter: inspect.Parameter, init: Any, what: str) -> Any:
             f"{what}: the annotation {parameter.annotation!r} of parameter {parameter.name!r} cannot be "
             f"resolved ({type(exc).__name__}: {exc}); import its names at the top of {init.__module__}"
         ) from exc
+
+
+def _normal(default: Any, annotation: Any) -> Any:
+    """Return a default as a spec would give it, so that giving it and leaving it out are the same."""
+    try:
+        return convert(format_value(default), annotation)
+    except (TypeError, ValueError):  # what no spec can give stays as it is
+        return default
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of one annotation are the same; 1 and True are not, nan and nan are."""
+    return one is other or repr(one) == repr(other)
 
 
 def _value(text: str, parameter: Parameter, what: str) -> Any:

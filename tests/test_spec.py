@@ -125,7 +125,7 @@ def test_bind_gives_all_parameters_typed_in_the_constructors_order() -> None:
         ),
         (
             "mgda[normalize=l3]",
-            """parameter 'normalize' must be one of "none", "l2", "loss", "loss+", found 'l3'. Did you mean""",
+            """parameter 'normalize' must be one of "none", "l2", "loss", "loss+", found 'l3'. Did""",
         ),
         ("mgda[solver=[1]]", "parameter 'solver' must be str or none, found '[1]'"),
     ],
