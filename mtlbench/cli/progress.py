@@ -1,0 +1,128 @@
+"""What a person sees while runs go on: bars on a terminal, plain lines elsewhere, nothing with --quiet.
+
+Everything here goes to standard error; standard output holds the result alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from mtlbench.training.report import Silence
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+MISSING = "–"
+
+
+def _losses(losses: Mapping[str, float | None]) -> str:
+    return "  ".join(
+        f"{name} {MISSING if loss is None else format(loss, '.4f')}" for name, loss in losses.items()
+    )
+
+
+class Quiet(Silence):
+    """Says nothing."""
+
+    def notice(self, text: str) -> None:
+        """Say nothing."""
+
+
+class Lines(Quiet):
+    """One line for each run and for each epoch, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.label, self.epochs, self.began = "", 0, 0.0
+
+    def notice(self, text: str) -> None:
+        """Print the line."""
+        self.console.print(text, soft_wrap=True)
+
+    def started(self, label: str, epochs: int, steps: int, done: int) -> None:
+        """Name the run."""
+        self.label, self.epochs, self.began = label, epochs, time.perf_counter()
+        resumed = f", going on after epoch {done}" if done else ""
+        self.console.print(f"{label}: {epochs} epochs of {steps} steps{resumed}", soft_wrap=True)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Print the epoch's validation losses."""
+        losses = _losses({task: found["loss"] for task, found in row["val"].items()})
+        self.console.print(
+            f"{self.label}: epoch {row['epoch']}/{self.epochs}  validation  {losses}", soft_wrap=True
+        )
+
+    def finished(self, status: str, reason: str | None) -> None:
+        """Say how it ended."""
+        ending = status if reason is None else f"{status}: {reason}"
+        self.console.print(
+            f"{self.label}: {ending} after {time.perf_counter() - self.began:.1f} s", soft_wrap=True
+        )
+
+
+class Bars(Quiet):
+    """A bar for each run, with the running losses."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}", style="dim"),
+            console=console,
+            refresh_per_second=8,
+        )
+        self.bar: Any = None
+        self.best = math.inf
+        self.mean: dict[str, float] = {}
+
+    def notice(self, text: str) -> None:
+        """Print the line above the bars."""
+        self.progress.console.print(text, style="yellow")
+
+    def started(self, label: str, epochs: int, steps: int, done: int) -> None:
+        """Add the run's bar."""
+        self.mean = {}
+        self.bar = self.progress.add_task(label, total=epochs * steps, completed=done * steps, losses="")
+
+    def stepped(self, losses: Mapping[str, float]) -> None:
+        """Advance the bar; the losses shown are running means."""
+        for name, loss in losses.items():
+            if math.isfinite(loss):
+                self.mean[name] = 0.95 * self.mean.get(name, loss) + 0.05 * loss
+        self.progress.update(self.bar, advance=1, losses=_losses(self.mean))
+
+    def finished(self, status: str, reason: str | None) -> None:
+        """Complete the bar; an early stop leaves it full too, with a word."""
+        task = self.progress.tasks[self.bar]
+        early = status == "ok" and task.completed < (task.total or 0)
+        word = "stopped early" if early else "" if status == "ok" else f"[red]{status}[/red]"
+        self.progress.update(self.bar, total=task.completed or 1, losses=word or _losses(self.mean))
+
+
+@contextmanager
+def watcher(quiet: bool) -> Iterator[Quiet]:
+    """Give the watcher that suits standard error."""
+    if quiet:
+        yield Quiet()
+        return
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    bars = Bars(console)
+    with bars.progress:
+        yield bars

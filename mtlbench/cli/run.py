@@ -1,0 +1,136 @@
+"""``mtlbench run``: train, compare, answer."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+from mtlbench.config import Protocol, RunConfig, flag_name
+from mtlbench.errors import RunFailedError
+
+
+class _RunCommand(click.Command):
+    """Prints its options in two sections: what is run, and under which protocol."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        protocol = {f.name for f in fields(Protocol)}
+        sections: dict[str, list[tuple[str, str]]] = {
+            "Options": [],
+            "Protocol (equal for comparable runs)": [],
+        }
+        for parameter in self.get_params(ctx):
+            line = parameter.get_help_record(ctx)
+            if line is not None:
+                sections[list(sections)[parameter.name in protocol]].append(line)
+        for title, lines in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(lines)
+
+
+def _options() -> list[click.Option]:
+    """Make one flag of every setting; its default is told, and given only where no one else gave a value."""
+    hints = get_type_hints(RunConfig)
+    options = []
+    for setting in sorted(fields(RunConfig), key=lambda f: f.name in {p.name for p in fields(Protocol)}):
+        hint, flag = hints[setting.name], "--" + flag_name(setting.name)
+        names = [flag, setting.name]
+        extra: dict[str, Any] = {}
+        help_text = setting.metadata["help"]
+        if hint is bool:
+            names[0] = f"{flag}/--no-{flag_name(setting.name)}"
+        elif get_origin(hint) is Literal:
+            extra["type"] = click.Choice([str(choice) for choice in get_args(hint)])
+        elif hint in (int, float):
+            extra["type"] = hint
+        elif setting.name == "plugin":
+            extra |= {"multiple": True, "type": click.Path(path_type=Path), "metavar": "FILE"}
+        elif setting.name in ("results", "data_dir"):
+            extra |= {"type": click.Path(path_type=Path), "metavar": "DIR"}
+        else:
+            extra["metavar"] = {"seeds": "LIST", "tasks": "LIST", "device": "NAME"}.get(setting.name, "SPEC")
+        if setting.name == "seeds":
+            names.insert(0, "--seed")
+        default = setting.default
+        if default not in (None, MISSING, ()) and not isinstance(default, bool):
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            help_text += f"  [default: {shown}]"
+        options.append(click.Option(names, default=None, help=help_text, **extra))
+    return options
+
+
+@click.command(cls=_RunCommand, params=_options())
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file with the same keys; flags win.",
+)
+def run(config: Path | None, **flags: Any) -> None:
+    """Train an architecture with a weighting on a dataset, and answer with Δ-MTL.
+
+    Missing single-task baselines are trained first; runs that are in the results folder already are not
+    trained again.
+    """
+    flags["plugin"] = flags["plugin"] or None
+    settings = RunConfig.resolve(config, flags)
+
+    from mtlbench.cli.progress import watcher
+    from mtlbench.registry import Registry
+
+    with watcher(settings.quiet) as watch, _stop_signal() as stop:
+        from mtlbench.experiment import Experiment  # torch and its seconds, after the first sign of life
+
+        experiment = Experiment(settings, Registry(settings.plugin))
+        results = experiment.execute(watch, lambda: bool(stop))
+    _answer(settings, experiment, results)
+    failed = [t for r in results for t in (r.run, *r.baselines.values()) if t.record.status != "ok"]
+    if failed:
+        values = failed[0].record.values
+        raise RunFailedError(
+            f"{len(failed)} of the runs ended without a result: {values['spec']['architecture']['name']}+"
+            f"{values['spec']['weighting']['name']} {values['status']}: {values['reason']}"
+        )
+
+
+def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
+    from mtlbench.leaderboard.table import comparison_json, render
+
+    if settings.json:
+        import json
+
+        for result in results:
+            line = {**result.run.record.values, "comparison": comparison_json(result)}
+            click.echo(json.dumps(line, sort_keys=True, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    console.print(render(experiment, results))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM: the first asks the loop to stop at the next step, a second one insists."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        print("stopping after this step; once more stops at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

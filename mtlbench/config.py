@@ -1,0 +1,194 @@
+"""What a run is asked to do: one dataclass that the flags, the TOML keys and the record are all made from."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mtlbench.errors import MtlbenchError, did_you_mean
+
+SELECTION_RULE = "lowest geometric mean of the tasks' validation losses"
+"""A mean of logarithms needs no reference and is blind to the losses' units: no task decides alone."""
+
+
+BASELINE = ("stl", "ew")
+"""What Δ-MTL is measured against, by definition: each task alone, in an encoder of its own."""
+
+
+def option(default: Any, help: str, *, low: float = -math.inf, above: float = -math.inf) -> Any:
+    """Declare a setting: its default, its help line, and its range (``>= low``, ``> above``)."""
+    return field(default=default, metadata={"help": help, "low": low, "above": above})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that must be equal for two runs to be comparable."""
+
+    epochs: int = option(15, "Epochs to train at most.", low=1)
+    batch_size: int = option(
+        16, "Samples in one step (for each task, where tasks have their own inputs).", low=1
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimiser.")
+    lr: float = option(1e-3, "Learning rate.", above=0)
+    weight_decay: float = option(0.0, "Weight decay; a weighting's own parameters are left out.", low=0)
+    momentum: float = option(0.9, "Momentum of sgd.", low=0)
+    scheduler: Literal["none", "step", "cosine"] = option("none", "Learning rate schedule, by epoch.")
+    step_size: int = option(100, "Epochs between two drops of the step schedule.", low=1)
+    gamma: float = option(0.5, "Factor of each drop of the step schedule.", above=0)
+    patience: int = option(0, "Stop after so many epochs without a better validation score; 0: never.", low=0)
+    clip: float = option(0.0, "Clip the norm of the whole gradient; 0: never.", low=0)
+    init: Literal["he", "torch"] = option("he", "Initialisation of encoders and heads.")
+
+
+@dataclass(frozen=True)
+class RunConfig(Protocol):
+    """All settings of ``mtlbench run``. Names are the flags' names with ``_`` for ``-``."""
+
+    arch: str = option("hps", "Architecture, a spec such as 'mmoe[experts=4]'.")
+    weight: str = option("ew", "Weighting, a spec such as 'mgda[normalize=l2]'.")
+    data: str = option("pets", "Dataset, a spec such as 'pets[size=64]'.")
+    encoder: str | None = option(
+        None, "Encoder, a spec such as 'unet[depth=3]'.  [default: the dataset's own]"
+    )
+    tasks: tuple[str, ...] | None = option(
+        None, "Train these tasks only, separated by commas.  [default: all]"
+    )
+    grad: Literal["parameters", "features"] = option(
+        "parameters", "What gradient weightings differentiate by: shared parameters or shared features."
+    )
+    seeds: tuple[int, ...] = option(
+        (0,), "Seeds, such as 0,1,2 or 0-4; every run is repeated for each.", low=0
+    )
+    device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1, mps.")
+    baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")
+    force: bool = option(False, "Train again although the record is there; the old record stays.")
+    resume: bool = option(False, "Go on from the checkpoint that an interrupted run left.")
+    results: Path = option(Path("results"), "Folder of the records.")
+    data_dir: Path | None = option(
+        None, "Folder of prepared data.  [default: $MTLBENCH_DATA, else the platform's cache folder]"
+    )
+    quiet: bool = option(False, "Print nothing but the result.")
+    json: bool = option(False, "Print the records as JSON Lines instead of the table.")
+    plugin: tuple[Path, ...] = option(
+        (), "A Python file with plugins of your own; may be given several times."
+    )
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The settings that decide comparability, with the selection rule."""
+        found = {f.name: getattr(self, f.name) for f in fields(Protocol)}
+        return found | {"selection": SELECTION_RULE}
+
+    def asdict(self) -> dict[str, Any]:
+        """Return all settings as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def resolve(cls, file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
+        """Merge defaults, the TOML ``file`` and ``flags`` (flags win; a flag that is None was not given)."""
+        values: dict[str, Any] = dict(read_toml(file)) if file else {}
+        values |= {name: value for name, value in flags.items() if value is not None}
+        hints = get_type_hints(cls)
+        checked = {f.name: _check(f, hints[f.name], values[f.name]) for f in fields(cls) if f.name in values}
+        return cls(**checked)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a config file: its keys are the flags' names. An unknown key is an error."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MtlbenchError(f"config file '{file}' does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MtlbenchError(f"config file '{file}' is not valid TOML: {error}") from None
+    known = {flag_name(f.name): f.name for f in fields(RunConfig)}
+    values = {}
+    for key, value in content.items():
+        if key not in known:
+            raise MtlbenchError(
+                f"config file '{file}': unknown key '{key}'.{did_you_mean(key, known)}"
+                " The keys are the flags of 'mtlbench run'"
+            )
+        values[known[key]] = value
+    return values
+
+
+def flag_name(name: str) -> str:
+    """Return a setting's name as the command line and TOML spell it."""
+    return name.replace("_", "-")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read ``0,1,5-7`` as (0, 1, 5, 6, 7). Raises ValueError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        numbers = range(int(first), int(last) + 1) if dash else (int(first),)
+        if not numbers:
+            raise ValueError(part)
+        seeds.extend(numbers)
+    return tuple(seeds)
+
+
+def _check(setting: Field[Any], hint: Any, value: Any) -> Any:
+    """Return ``value`` in the setting's type, or raise the error that names setting, rule and finding."""
+    name = flag_name(setting.name)
+    try:
+        value = _convert(hint, value)
+    except (TypeError, ValueError):
+        raise MtlbenchError(f"'{name}' must be {_describe(hint)}, found {value!r}") from None
+    low, above = setting.metadata["low"], setting.metadata["above"]
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (int, float)) and not (
+            math.isfinite(number) and number >= low and number > above
+        ):
+            rule = f"above {above:g}" if above > low else f"at least {low:g}"
+            raise MtlbenchError(f"'{name}' must be {rule}, found {number}")
+    if isinstance(value, tuple) and len(set(value)) < len(value):
+        raise MtlbenchError(f"'{name}' names something twice: {', '.join(map(str, value))}")
+    return value
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(value)
+        return value
+    if origin is tuple:
+        if isinstance(value, str):
+            if arguments[0] is int:
+                return parse_seeds(value)
+            value = [part.strip() for part in value.split(",")]
+        items = tuple(
+            _convert(arguments[0], item) for item in (value if isinstance(value, (list, tuple)) else [value])
+        )
+        if not items and arguments[0] is not Path:
+            raise ValueError(value)
+        return items
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise TypeError(value)
+    return value
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _describe(arguments[0])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return "numbers such as 0,1,2 or 0-4" if arguments[0] is int else "a list of names"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+    return names[hint]

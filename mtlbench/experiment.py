@@ -1,0 +1,242 @@
+"""One command's worth of runs: every seed of one configuration, each beside its single-task baselines."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import torch
+
+import mtlbench
+from mtlbench.config import BASELINE, RunConfig
+from mtlbench.contracts import Dataset
+from mtlbench.data.folder import data_folder
+from mtlbench.errors import Interrupted, MtlbenchError
+from mtlbench.gradients import GradientEngine
+from mtlbench.registry import Choice, Registry, source_digest
+from mtlbench.results import Comparison, Cost, Record, Store, comparability_key, compare, run_id
+from mtlbench.results.record import SCHEMA
+from mtlbench.training import checkpoint as checkpoints
+from mtlbench.training.loop import Outcome, pick_device, train
+from mtlbench.training.model import Run, build, choose_tasks
+from mtlbench.training.report import Reporter
+
+CORE = ("mtlbench.training.loop", "mtlbench.solvers", "mtlbench.data")
+"""The modules that, with all that they import, decide a run's result; their source is part of its name."""
+
+
+class Watcher(Reporter, Protocol):
+    """A reporter that also hears what concerns more than one run."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know before or between runs."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A record, what it cost (None: not measured or lost), and whether it was in the store already."""
+
+    record: Record
+    cost: Cost | None
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """One seed: the run, its baselines by task name, and how they compare."""
+
+    seed: int
+    run: Trained
+    baselines: dict[str, Trained]
+    comparison: Comparison
+
+
+class Experiment:
+    """Everything that ``mtlbench run`` was asked for, checked before anything is trained."""
+
+    def __init__(self, config: RunConfig, registry: Registry) -> None:
+        self.config = config
+        self.store = Store(config.results)
+        self.device = pick_device(config.device)
+        data = registry.choose("datasets", config.data)
+        self.dataset: Dataset = data.build(data_dir=data_folder(config.data_dir))
+        names = config.tasks or tuple(task.name for task in self.dataset.tasks)
+        self.run = Run(
+            registry.choose("architectures", config.arch),
+            registry.choose("weightings", config.weight),
+            registry.choose("encoders", config.encoder or self.dataset.encoder),
+            data,
+            tuple(task.name for task in choose_tasks(self.dataset, names)),
+            config.grad,
+            config.seeds[0],
+            config.protocol,
+        )
+        self.single = (
+            registry.choose("architectures", BASELINE[0]),
+            registry.choose("weightings", BASELINE[1]),
+        )
+        self._check_combination()
+        self.store.check()
+        self._fingerprint = self.dataset.fingerprint()
+        self._counts = self.dataset.counts()
+        self._core = hashlib.sha256(" ".join(map(source_digest, CORE)).encode()).hexdigest()[:16]
+
+    def _check_combination(self) -> None:
+        """Build the run once, so that what cannot work is refused before any baseline is trained."""
+        model, weighting = build(self.run, self.dataset)
+        heads = {name: model.heads[name] for name in self.run.tasks}
+        tasks = choose_tasks(self.dataset, self.run.tasks)
+        GradientEngine(model.architecture, heads, tasks, weighting, self.run.grad, self.dataset.per_task)
+        for name, count in self.dataset.counts().items():
+            if not count:
+                raise MtlbenchError(f"{self.dataset.title}: the split '{name}' is empty")
+
+    def execute(self, watcher: Watcher, stopped: Callable[[], bool]) -> list[Result]:
+        """Train what the store lacks, baselines first, and return one result a seed."""
+        if self.dataset.notice:
+            watcher.notice(self.dataset.notice)
+        return [self._seed(seed, watcher, stopped) for seed in self.config.seeds]
+
+    def _seed(self, seed: int, watcher: Watcher, stopped: Callable[[], bool]) -> Result:
+        run = replace(self.run, seed=seed)
+        needed = self._baselines(run)
+        wanted = needed if self.config.baseline else {}
+        baselines = {task: self._obtain(base, watcher, stopped) for task, base in wanted.items()}
+        trained = self._obtain(run, watcher, stopped, force=self.config.force)
+        comparison = compare(trained.record, {task: found.record for task, found in baselines.items()})
+        return Result(seed, trained, baselines, comparison)
+
+    def _baselines(self, run: Run) -> dict[str, Run]:
+        """Return the single-task run of every task; none where ``run`` is one itself."""
+        architecture, weighting = self.single
+        single = replace(run, architecture=architecture, weighting=weighting, grad="parameters")
+        if single == run and len(run.tasks) == 1:
+            return {}
+        scored = [t.name for t in choose_tasks(self.dataset, run.tasks) if not t.auxiliary]
+        return {name: replace(single, tasks=(name,)) for name in scored}
+
+    def _obtain(
+        self, run: Run, watcher: Watcher, stopped: Callable[[], bool], force: bool = False
+    ) -> Trained:
+        identity = self._identity(run)
+        name = run_id(identity)
+        folder = (run.dataset.plugin.name, run.name)
+        kept = self.store.find(folder, name)
+        if kept is not None and not force:
+            return Trained(kept, self.store.cost(kept), cached=True)
+        checkpoint = self.store.checkpoint(name)
+        if checkpoint.exists() and not self.config.resume:
+            watcher.notice(
+                f"{run.label}: starting anew; --resume would go on from the checkpoint that is there"
+            )
+        try:
+            outcome = train(run, self.dataset, self.device, watcher, checkpoint, self.config.resume, stopped)
+        except Interrupted:
+            raise Interrupted(
+                f"{run.label}, seed {run.seed}: stopped, the checkpoint is kept;"
+                " the same command with --resume goes on"
+            ) from None
+        record = self._record(run, name, identity, outcome)
+        cost = Cost(
+            round(outcome.seconds, 3),
+            round(outcome.step_ms, 3),
+            round(outcome.peak_mb, 1),
+            describe_device(self.device),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        record = self.store.add(record, cost, again=force)
+        checkpoints.sweep(checkpoint.parent, checkpoint.name)
+        return Trained(record, self.store.cost(record), cached=False)
+
+    def _identity(self, run: Run) -> dict[str, Any]:
+        def named(choice: Choice) -> dict[str, Any]:
+            return {"name": choice.plugin.name, "parameters": choice.parameters}
+
+        def code(choice: Choice) -> dict[str, str]:
+            return {"origin": choice.plugin.origin, "source": source_digest(choice.plugin.module)}
+
+        parts = {
+            "architecture": run.architecture,
+            "weighting": run.weighting,
+            "encoder": run.encoder,
+            "dataset": run.dataset,
+        }
+        metrics = {
+            task.name: {
+                metric.name: {
+                    "unit": metric.unit,
+                    "higher_is_better": metric.higher_is_better,
+                    "version": metric.version,
+                    "auxiliary": task.auxiliary,
+                }
+                for metric in task.metrics
+            }
+            for task in self.dataset.tasks
+        }
+        return {
+            "spec": {
+                **{kind: named(choice) for kind, choice in parts.items()},
+                "tasks": list(run.tasks),
+                "grad": run.grad,
+                "seed": run.seed,
+            },
+            "protocol": run.protocol,
+            "data": {
+                "title": self.dataset.title,
+                "fingerprint": self._fingerprint,
+                "counts": self._counts,
+                "metrics": metrics,
+            },
+            "code": {
+                "mtlbench": mtlbench.__version__,
+                "core": self._core,
+                **{kind: code(choice) for kind, choice in parts.items()},
+            },
+        }
+
+    def _record(self, run: Run, name: str, identity: dict[str, Any], outcome: Outcome) -> Record:
+        baselines = {task: run_id(self._identity(base)) for task, base in self._baselines(run).items()}
+        metrics = identity["data"]["metrics"]
+        values = {
+            "schema": SCHEMA,
+            "run_id": name,
+            "attempt": 1,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            **identity,
+            "env": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "device": describe_device(self.device),
+                "threads": torch.get_num_threads(),
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+            },
+            "parameters": outcome.parameters,
+            "budget": {
+                "epochs": len(outcome.history),
+                "steps": outcome.steps,
+                "samples": outcome.samples,
+            },
+            "selection": {"epoch": outcome.selected[0], "score": outcome.selected[1]}
+            if outcome.selected
+            else None,
+            "metrics": {
+                task: {metric: scores.metrics[metric] for metric in metrics[task]}
+                for task, scores in outcome.test.items()
+            },
+            "losses": {task: scores.loss for task, scores in outcome.test.items()},
+            "history": outcome.history,
+            "baselines": baselines,
+        }
+        return Record(values | {"comparability": comparability_key(values)})
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words that hold on another machine of the same kind."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type} ({platform.machine()})"

@@ -1,0 +1,326 @@
+"""From the losses of one batch to ``.grad`` of every parameter.
+
+The graph is cut between architecture and heads: each head is backpropagated once, by its own loss, down to
+a detached copy of its pyramid. What arrives there (the *cotangents* of a task) is then pulled through the
+trunk, in one of three ways:
+
+- LOSSES: nothing is cut, one backward of the weighted sum;
+- parameters: one pull for each task, the Gram matrix of the results, their combination into ``.grad``;
+- features: the Gram matrix of the cotangents themselves, then ONE pull of their combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Weighting
+from mtlbench.errors import MtlbenchError
+from mtlbench.gradients.gram import Gradient, combine, gram
+
+Space = Literal["parameters", "features"]
+Batches = Batch | Mapping[str, Batch]
+"""One batch for all tasks (joint mode), or one for each (per-task mode)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step saw.
+
+    losses: float64 ``[T]`` on the CPU, NaN for a task without a label in the batch. weights: float64 ``[T]``,
+    what each task's gradient was multiplied by; None where the method gave an update and no weights.
+    """
+
+    losses: Tensor
+    weights: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A forward pass with the graph cut at the features, and the heads already backpropagated."""
+
+    names: list[str]
+    losses: Tensor
+    pyramids: list[Pyramid]
+    cotangents: list[list[Tensor | None]]
+    penalty: Tensor | None
+
+
+class GradientEngine:
+    """Computes one update; the optimiser then steps.
+
+    architecture, heads, tasks: the model in parts. weighting: see its contract. space: what a gradient
+    weighting differentiates by. Raises `MtlbenchError` when method, architecture and space do not fit,
+    before anything is trained.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        heads: Mapping[str, nn.Module],
+        tasks: Sequence[Task],
+        weighting: Weighting,
+        space: Space = "parameters",
+        per_task: bool = False,
+    ) -> None:
+        self.architecture, self.heads, self.weighting = architecture, heads, weighting
+        self.tasks = {task.name: task for task in tasks}
+        self.space, self.per_task = space, per_task
+        if space == "features":
+            method, sharing = type(weighting).__name__, type(architecture).__name__
+            if weighting.needs is Need.LOSSES:
+                raise MtlbenchError(
+                    f"--grad features: {method} weights losses and takes no gradients; leave --grad out"
+                )
+            if not architecture.shares_features:
+                raise MtlbenchError(
+                    f"--grad features: {sharing} has no feature tensor that all tasks share;"
+                    " use --grad parameters"
+                )
+            if per_task:
+                raise MtlbenchError(
+                    "--grad features: each task has its own inputs, so no feature tensor feeds all tasks;"
+                    " use --grad parameters"
+                )
+        shared = set(architecture.shared_parameters())
+        self._trunk = [p for p in architecture.parameters() if p.requires_grad]
+        self._is_shared = [p in shared for p in self._trunk]
+        self._age = 0
+        self._weights: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what reused weights (``every``) need to go on."""
+        return {"age": self._age, "weights": self._weights}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what `state_dict` gave."""
+        self._age, self._weights = state["age"], state["weights"]  # type: ignore[assignment]
+
+    # ---- forward -------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batches, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return the losses of ``names`` (None: of all) on ``batch``, each a scalar in its graph."""
+        found, _ = self._losses(batch, names or list(self.tasks), cut=None)
+        return found
+
+    def _losses(
+        self, batch: Batches, names: Sequence[str], cut: dict[str, tuple[Pyramid, Pyramid]] | None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return losses and penalties; with ``cut``, fill it with (pyramid, detached leaves) by task."""
+        losses: dict[str, Tensor] = {}
+        penalties: list[Tensor] = []
+        parts = [(names, batch)] if isinstance(batch, Batch) else [([name], batch[name]) for name in names]
+        for group, part in parts:
+            features = self.architecture(part.inputs, group)
+            if features.penalty is not None:
+                penalties.append(features.penalty / len(parts))
+            for name in group:
+                pyramid = features.pyramids[name]
+                if cut is not None:
+                    leaves = tuple(level.detach().requires_grad_() for level in pyramid)
+                    cut[name] = (pyramid, leaves)
+                    pyramid = leaves
+                output = self.heads[name](pyramid, tuple(part.inputs.shape[2:]))
+                losses[name] = self.tasks[name].loss(output, part.targets[name])
+        return losses, penalties
+
+    def _cut(self, batch: Batches, names: list[str]) -> _Cut:
+        cut: dict[str, tuple[Pyramid, Pyramid]] = {}
+        losses, penalties = self._losses(batch, names, cut)
+        torch.autograd.backward([losses[name] for name in names])
+        return _Cut(
+            names,
+            torch.stack([losses[name].detach() for name in names]),
+            [cut[name][0] for name in names],
+            [[leaf.grad for leaf in cut[name][1]] for name in names],
+            torch.stack(penalties).sum() if penalties else None,
+        )
+
+    # ---- one step ------------------------------------------------------------------------------------
+
+    def step(self, batch: Batches, names: Sequence[str] | None = None) -> Step:
+        """Fill ``.grad`` of every parameter for one batch.
+
+        names: the tasks that have a label in this batch (None: all); the others are left out of the
+        weighting, since a zero gradient would look like a solved task to it.
+        """
+        present = [name for name in self.tasks if names is None or name in names]
+        self.weighting.active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
+        reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
+        self._age += 1
+        if self.weighting.needs is Need.LOSSES:
+            losses, weights = self._weigh_losses(batch, present)
+            return Step(self._spread(losses), self._spread(weights, 0.0))
+        cut = self._cut(batch, present)
+        if reuse:
+            numbers = [self._weights[name] for name in present]
+            self._pull_once(cut, numbers)
+        else:
+            numbers = self._weigh_features(cut) if self.space == "features" else self._weigh_parameters(cut)
+            self._weights = dict(zip(present, numbers, strict=False))
+        if not numbers:
+            return Step(self._spread(cut.losses), None)
+        if self.weighting.heads == "weighted":
+            for name, number in zip(present, numbers, strict=True):
+                _scale([p.grad for p in self.heads[name].parameters()], number)
+        return Step(self._spread(cut.losses), self._spread(torch.tensor(numbers, dtype=torch.float64), 0.0))
+
+    def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
+        """Place the values of the active tasks among all tasks."""
+        spread = torch.full((len(self.tasks),), absent, dtype=torch.float64)
+        spread[self.weighting.active] = values.detach().double().cpu()
+        return spread
+
+    def _weigh_losses(self, batch: Batches, names: list[str]) -> tuple[Tensor, Tensor]:
+        found, penalties = self._losses(batch, names, cut=None)
+        losses = torch.stack([found[name] for name in names])
+        # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
+        leaf = losses.detach().requires_grad_()
+        result = self.weighting(leaf)
+        if result.dim() == 0:
+            torch.autograd.backward(result)
+            weights = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        else:
+            weights = result.detach().to(losses)
+        torch.autograd.backward([losses, *penalties], [weights, *[torch.ones_like(p) for p in penalties]])
+        return leaf.detach(), weights
+
+    def _solve(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[float]:
+        """Ask a Gram weighting for weights."""
+        weights = self.weighting(gram(jacobian), losses.double().cpu())
+        return [float(w) for w in weights]
+
+    def _weigh_parameters(self, cut: _Cut) -> list[float]:
+        trunk = [self._pull(cut, task) for task in range(len(cut.names))]
+        shared = [[g for g, keep in zip(row, self._is_shared, strict=True) if keep] for row in trunk]
+        if self.weighting.needs is Need.JACOBIAN:
+            weights: list[float] = []
+            update: list[Tensor | None] = self._update(shared, cut.losses)
+        else:
+            weights = self._solve(shared, cut.losses)
+            update = combine(shared, weights)
+        own = [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk]
+        rest = combine(own, self._own_weights(weights, len(cut.names)))
+        self._assign(update, rest)
+        self._pull_penalty(cut)
+        return weights
+
+    def _weigh_features(self, cut: _Cut) -> list[float]:
+        if self.weighting.needs is Need.GRAM:
+            weights = self._solve(cut.cotangents, cut.losses)
+            self._pull_once(cut, weights)
+            return weights
+        update = self._update(cut.cotangents, cut.losses)
+        self._backward(cut.pyramids[0], update, cut.penalty)
+        return []
+
+    def _own_weights(self, weights: list[float], size: int) -> list[float]:
+        """Return what a head, or a trunk parameter that serves one task, is multiplied by."""
+        return weights if weights and self.weighting.heads == "weighted" else [1.0] * size
+
+    def _update(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[Tensor | None]:
+        """Ask a Jacobian weighting for the update, as tensors shaped like the gradients."""
+        reached = [next((g for g in parts if g is not None), None) for parts in zip(*jacobian, strict=True)]
+        if all(like is None for like in reached):
+            return reached
+        flat = torch.stack(
+            [
+                torch.cat(
+                    [
+                        (torch.zeros_like(like) if g is None else g).reshape(-1)
+                        for g, like in zip(row, reached, strict=True)
+                        if like is not None
+                    ]
+                )
+                for row in jacobian
+            ]
+        )
+        update = self.weighting(flat, losses)
+        sizes = [like.numel() for like in reached if like is not None]
+        pieces = iter(torch.split(update.to(flat), sizes))
+        return [None if like is None else next(pieces).view(like.shape) for like in reached]
+
+    # ---- pulling cotangents through the trunk --------------------------------------------------------
+
+    def _pull(self, cut: _Cut, task: int) -> list[Tensor | None]:
+        """Return the gradient of one task with respect to every trunk parameter, in memory of its own."""
+        roots, cotangents = _live(cut.pyramids[task], cut.cotangents[task])
+        if not roots or not self._trunk:
+            return [None] * len(self._trunk)
+        last = self.per_task or task == len(cut.names) - 1
+        retain = not last or cut.penalty is not None
+        pulled = torch.autograd.grad(roots, self._trunk, cotangents, retain_graph=retain, allow_unused=True)
+        # autograd may hand out one tensor twice, or a cotangent itself (a parameter that is simply added);
+        # gradients are combined in place, so each must stand alone.
+        taken = {g.untyped_storage().data_ptr() for g in cotangents}
+        gradients: list[Tensor | None] = []
+        for gradient in pulled:
+            if gradient is not None:
+                address = gradient.untyped_storage().data_ptr()
+                if address in taken or 0 in gradient.stride():
+                    gradient = gradient.clone(memory_format=torch.contiguous_format)
+                taken.add(address)
+            gradients.append(gradient)
+        return gradients
+
+    def _pull_once(self, cut: _Cut, weights: list[float]) -> None:
+        """Fill the trunk's ``.grad`` with one backward of the weighted cotangents."""
+        own = [p for p, shared in zip(self._trunk, self._is_shared, strict=True) if not shared]
+        if own and self.weighting.heads == "unweighted":
+            # A gate serves one task: it takes that task's gradient as it is, so it is pulled apart.
+            roots, cotangents = _live(
+                [level for pyramid in cut.pyramids for level in pyramid],
+                [g for row in cut.cotangents for g in row],
+            )
+            rest = torch.autograd.grad(roots, own, cotangents, retain_graph=True, allow_unused=True)
+        else:
+            rest = None
+        # One pyramid may feed several tasks: its cotangents are summed, so that it is pulled once.
+        totals: dict[int, tuple[Tensor, Tensor]] = {}
+        for pyramid, row, weight in zip(cut.pyramids, cut.cotangents, weights, strict=True):
+            for level, cotangent in zip(pyramid, row, strict=True):
+                if cotangent is None:
+                    continue
+                if id(level) in totals:
+                    totals[id(level)][1].add_(cotangent, alpha=weight)
+                else:
+                    totals[id(level)] = (level, cotangent.mul_(weight))
+        roots = [level for level, _ in totals.values()]
+        self._backward(roots, [total for _, total in totals.values()], cut.penalty)
+        if rest is not None:
+            for parameter, gradient in zip(own, rest, strict=True):
+                parameter.grad = gradient
+
+    def _backward(
+        self, levels: Sequence[Tensor], cotangents: Sequence[Tensor | None], penalty: Tensor | None
+    ) -> None:
+        roots, seeds = _live(levels, cotangents)
+        if penalty is not None and penalty.requires_grad:
+            roots, seeds = [*roots, penalty], [*seeds, torch.ones_like(penalty)]
+        if roots:
+            torch.autograd.backward(roots, seeds)
+
+    def _pull_penalty(self, cut: _Cut) -> None:
+        if cut.penalty is not None and cut.penalty.requires_grad:
+            torch.autograd.backward(cut.penalty)
+
+    def _assign(self, shared: list[Tensor | None], own: list[Tensor | None]) -> None:
+        shared_gradients, own_gradients = iter(shared), iter(own)
+        for parameter, is_shared in zip(self._trunk, self._is_shared, strict=True):
+            parameter.grad = next(shared_gradients if is_shared else own_gradients)
+
+
+def _live(levels: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
+    """Keep the levels that a head really read and that lead back to a parameter."""
+    pairs = [(f, g) for f, g in zip(levels, cotangents, strict=True) if g is not None and f.requires_grad]
+    return [f for f, _ in pairs], [g for _, g in pairs]
+
+
+def _scale(gradients: Sequence[Tensor | None], weight: float) -> None:
+    present = [g for g in gradients if g is not None]
+    if present:
+        torch._foreach_mul_(present, weight)

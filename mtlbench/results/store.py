@@ -1,0 +1,144 @@
+"""Records on disk: never torn, never lost, never overwritten."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mtlbench.errors import MtlbenchError
+from mtlbench.results.record import Cost, Record
+
+_NAME = re.compile(r"(?P<run_id>[0-9a-f]{16})(\.(?P<attempt>\d+))?\.json")
+
+
+class Store:
+    """A folder of records: ``<dataset>/<architecture>+<weighting>/<run_id>.json``.
+
+    A further attempt at the same run is ``<run_id>.2.json`` and so on; what a run cost lies beside its
+    record as ``<run_id>.cost``. Checkpoints of unfinished runs are in ``.checkpoints``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def check(self) -> None:
+        """Raise `MtlbenchError` unless files can be written here; call it before hours of training."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise MtlbenchError(
+                f"results folder '{self.root}' can't be written: {error.strerror};"
+                " choose another with --results"
+            ) from None
+
+    def checkpoint(self, run_id: str) -> Path:
+        """Return where the checkpoint of an unfinished run lies."""
+        return self.root / ".checkpoints" / f"{run_id}.pt"
+
+    def find(self, folder: tuple[str, str], run_id: str) -> Record | None:
+        """Return the latest attempt at a run, or None."""
+        path = self._latest(folder, run_id)
+        return None if path is None else self._read(path)
+
+    def cost(self, record: Record) -> Cost | None:
+        """Return what the run cost, where that was measured and kept."""
+        path = self._path(record).with_suffix(".cost")
+        return Cost.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def records(self) -> Iterator[Record]:
+        """Yield every record, in the order of their paths."""
+        for path in sorted(self.root.glob("*/*/*.json")):
+            if _NAME.fullmatch(path.name):
+                yield self._read(path)
+
+    def add(self, record: Record, cost: Cost, *, again: bool = False) -> Record:
+        """Keep a record and return what the store now holds for the run.
+
+        The first writer wins: where the record is there already, that one stays and is returned. With
+        ``again`` the record is kept as the next attempt instead.
+        """
+        while not self._link(self._path(record), record.dumps()):
+            if not again:
+                kept = self.find(record.folder, record.run_id)
+                if kept is not None:
+                    return kept
+            attempt = int(record.values["attempt"]) + 1
+            record = replace(record, values={**record.values, "attempt": attempt})
+        self._link(self._path(record).with_suffix(".cost"), cost.dumps())
+        return record
+
+    def _path(self, record: Record) -> Path:
+        attempt = int(record.values["attempt"])
+        stem = record.run_id if attempt == 1 else f"{record.run_id}.{attempt}"
+        return self.root.joinpath(*record.folder, f"{stem}.json")
+
+    def _latest(self, folder: tuple[str, str], run_id: str) -> Path | None:
+        found = []
+        for path in self.root.joinpath(*folder).glob(f"{run_id}*.json"):
+            match = _NAME.fullmatch(path.name)
+            if match:
+                found.append((int(match["attempt"] or 1), path))
+        return max(found)[1] if found else None
+
+    @staticmethod
+    def _read(path: Path) -> Record:
+        return Record.loads(path.read_text(encoding="utf-8"), str(path))
+
+    @staticmethod
+    def _link(path: Path, text: str) -> bool:
+        """Write ``text`` to ``path`` whole or not at all; False where the path is taken."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                return Store._claim(temporary, path)
+            _sync_folder(path.parent)
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _claim(temporary: Path, path: Path) -> bool:
+        """Do what a link does, on file systems without hard links: an exclusive claim, then a rename."""
+        claim = path.with_name(f".{path.name}.claim")
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        try:
+            if path.exists():
+                return False
+            temporary.replace(path)
+            _sync_folder(path.parent)
+            return True
+        finally:
+            claim.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in ``folder`` survive a power cut."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""The loop: step, validation, selection, checkpoint and resume."""

@@ -1,0 +1,77 @@
+"""Losses and metrics of a whole split: accumulated first, scored once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from mtlbench.contracts import Split, Task
+from mtlbench.training.model import MultiTaskModel
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a split says of one task: the mean loss, and each metric's value (None: no label at all)."""
+
+    loss: float
+    metrics: dict[str, float | None]
+
+
+@torch.no_grad()
+def evaluate(
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    split: Split | Mapping[str, Split],
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Scores]:
+    """Return the scores of all tasks on a split. The model is in eval mode during the call only."""
+    model.eval()
+    meters = {
+        task.name: MetricCollection({metric.name: metric.make() for metric in task.metrics}).to(device)
+        for task in tasks
+    }
+    totals = {task.name: torch.zeros(2, dtype=torch.float64) for task in tasks}
+    parts = split.items() if isinstance(split, Mapping) else [(None, split)]
+    for only, samples in parts:
+        group = [task for task in tasks if only is None or task.name == only]
+        if not group:
+            continue
+        for indices in torch.split(torch.arange(len(samples)), 4 * batch_size):
+            batch = samples.fetch(indices).to(device)
+            outputs = model(batch.inputs, [task.name for task in group])
+            for task in group:
+                output, target = outputs[task.name], batch.targets[task.name]
+                total, count = task.loss.terms(output, target)
+                totals[task.name] += torch.stack([total.double(), count.double()]).cpu()
+                meters[task.name].update(output, target)
+    model.train()
+    return {
+        task.name: Scores(
+            float(totals[task.name][0] / totals[task.name][1]) if totals[task.name][1] else math.nan,
+            {name: _number(value) for name, value in meters[task.name].compute().items()},
+        )
+        for task in tasks
+    }
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def selection_score(scores: Mapping[str, Scores]) -> float:
+    """Return the logarithm of the geometric mean of the tasks' validation losses; lower is better.
+
+    Losses are cut off below 1e-12. NaN where a loss is not finite.
+    """
+    logs = [
+        math.log(max(score.loss, 1e-12)) if math.isfinite(score.loss) else math.nan
+        for score in scores.values()
+    ]
+    return math.fsum(logs) / len(logs)

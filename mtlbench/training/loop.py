@@ -1,0 +1,382 @@
+"""The training loop: one run, from its config to its outcome, whether it is interrupted or not."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlbench.contracts import Batch, Dataset, Split
+from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
+from mtlbench.gradients import GradientEngine, Step
+from mtlbench.training import checkpoint as checkpoints
+from mtlbench.training.evaluate import Scores, evaluate, selection_score
+from mtlbench.training.memory import PeakMemory
+from mtlbench.training.model import Run, build, choose_tasks
+from mtlbench.training.optim import build_optimizer, learning_rate
+from mtlbench.training.report import Reporter
+from mtlbench.training.seeds import derive, order
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    status: ``ok``, ``diverged`` (a loss was not finite) or ``failed`` (a solver gave up); reason: why it is
+    not ok. test: scores of the selected epoch on the test split, empty unless ok. selected: (epoch, score)
+    of the selection rule. parameters: numbers of trainable parameters by part. The last three are measured.
+    """
+
+    status: str
+    reason: str | None
+    test: dict[str, Scores]
+    history: list[dict[str, Any]]
+    selected: tuple[int, float] | None
+    parameters: dict[str, int]
+    steps: int
+    samples: int
+    seconds: float
+    step_ms: float
+    peak_mb: float
+
+
+@dataclass
+class _Progress:
+    """Where a run stands; plain numbers, so that it goes into the checkpoint as it is."""
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    samples: int = 0
+    since_best: int = 0
+    best_epoch: int = 0
+    best_score: float = math.inf
+    seconds: float = 0.0
+    losses: list[list[float]] = field(default_factory=list)
+    weights: list[list[float]] = field(default_factory=list)
+    step_ms: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Diverged(Exception):
+    """A loss is no longer finite."""
+
+
+class _Loader:
+    """The batches of one epoch, in the order that the seed gives, from any step on."""
+
+    def __init__(self, split: Split | Mapping[str, Split], tasks: list[str], run: Run, device: torch.device):
+        self.parts = {t: split[t] for t in tasks} if isinstance(split, Mapping) else {"": split}
+        self.joint = not isinstance(split, Mapping)
+        self.run, self.device = run, device
+        self.size: int = run.protocol["batch_size"]
+        self.steps = max(self._batches(len(part)) for part in self.parts.values())
+
+    def _batches(self, samples: int) -> int:
+        """Batch normalisation cannot work on one sample, so a last batch of one is left out of its epoch."""
+        whole, rest = divmod(samples, self.size)
+        return max(whole + (rest > 1), 1)
+
+    def epoch(self, epoch: int, start: int) -> Any:
+        """Yield the batches from step ``start`` on; a task with fewer samples begins anew after its last."""
+        orders = {
+            name: torch.split(order(self.run.seed, epoch, len(part), name), self.size)
+            for name, part in self.parts.items()
+        }
+        for step in range(start, self.steps):
+            batches = {
+                name: part.fetch(orders[name][step % self._batches(len(part))])
+                for name, part in self.parts.items()
+            }
+            yield batches[""] if self.joint else batches
+
+
+def train(
+    run: Run,
+    dataset: Dataset,
+    device: torch.device,
+    reporter: Reporter,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train, select and test one run.
+
+    checkpoint: where to keep the state, after every epoch and when ``stopped()`` turns true (then
+    `Interrupted` is raised). resume: go on from there if it exists; the outcome is the same, bit for bit, as
+    without the interruption. Raises `MtlbenchError` for a combination that cannot work, before training.
+    """
+    return _Loop(run, dataset, device, reporter, checkpoint, resume, stopped).train()
+
+
+class _Loop:
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        device: torch.device,
+        reporter: Reporter,
+        checkpoint: Path | None,
+        resume: bool,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.run, self.dataset, self.device = run, dataset, device
+        self.reporter, self.checkpoint, self.stopped = reporter, checkpoint, stopped
+        self.peak = PeakMemory(device)
+        self.tasks = choose_tasks(dataset, run.tasks)
+        self.names = [task.name for task in self.tasks]
+        seed_everything(derive(run.seed, "training"))
+        self.model, self.weighting = build(run, dataset)
+        self.model.to(device)
+        self.weighting.to(device)
+        self.engine = GradientEngine(
+            self.model.architecture,
+            {name: self.model.heads[name] for name in self.names},
+            self.tasks,
+            self.weighting,
+            run.grad,
+            dataset.per_task,
+        )
+        self.optimizer = build_optimizer(run.protocol, self.model, self.weighting)
+        self.loader = _Loader(dataset.split("train"), self.names, run, device)
+        self.progress = _Progress()
+        self.best: dict[str, Tensor] = {}
+        if resume and checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoints.load(checkpoint, device))
+
+    def train(self) -> Outcome:
+        protocol, progress = self.run.protocol, self.progress
+        self.reporter.started(self.run.label, protocol["epochs"], self.loader.steps, progress.epoch)
+        status, reason, test = "ok", None, {}
+        began, before = time.perf_counter(), progress.seconds
+        try:
+            while progress.epoch < protocol["epochs"] and not self._out_of_patience():
+                self._epoch()
+                progress.seconds = before + time.perf_counter() - began
+                self._save()
+            self.model.load_state_dict(self.best)
+            test = self._evaluate("test")
+        except _Diverged as error:
+            status, reason = "diverged", str(error)
+        except RunFailedError as error:
+            status, reason = "failed", str(error)
+        except Interrupted:
+            progress.seconds = before + time.perf_counter() - began
+            self._save()
+            raise
+        self.reporter.finished(status, reason)
+        return Outcome(
+            status,
+            reason,
+            test,
+            progress.history,
+            (progress.best_epoch, progress.best_score) if progress.best_epoch else None,
+            self._count_parameters(),
+            progress.steps,
+            progress.samples,
+            before + time.perf_counter() - began,
+            statistics.median(progress.step_ms) if progress.step_ms else 0.0,
+            self.peak.read(),
+        )
+
+    def _out_of_patience(self) -> bool:
+        patience = int(self.run.protocol["patience"])
+        return 0 < patience <= self.progress.since_best
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        rate = learning_rate(self.run.protocol, progress.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        self.weighting.train()
+        for batch in self.loader.epoch(progress.epoch, progress.step):
+            if self.stopped():
+                raise Interrupted("stopped")
+            began = time.perf_counter()
+            self._step(batch)
+            progress.step_ms.append((time.perf_counter() - began) * 1e3)
+            progress.step += 1
+        losses = self._means(progress.losses)
+        self.weighting.after_epoch(torch.tensor(losses, dtype=torch.float64))
+        validation = self._evaluate("val")
+        score = selection_score({t.name: validation[t.name] for t in self._scored()})
+        if not math.isfinite(score):
+            raise _Diverged(f"the validation loss is not finite after epoch {progress.epoch + 1}")
+        row = {
+            "epoch": progress.epoch + 1,
+            "lr": rate,
+            "train": {name: _finite(loss) for name, loss in zip(self.names, losses, strict=True)},
+            "val": {name: {"loss": s.loss, **s.metrics} for name, s in validation.items()},
+            "weights": dict(zip(self.names, self._means(progress.weights), strict=True))
+            if progress.weights
+            else None,
+            "score": score,
+        }
+        progress.history.append(row)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.losses, progress.weights = [], []
+        progress.since_best += 1
+        if score < progress.best_score:
+            progress.best_score, progress.best_epoch, progress.since_best = score, progress.epoch, 0
+            self.best = copy.deepcopy(self.model.state_dict())
+        self.reporter.epoch(row)
+
+    def _means(self, rows: list[list[float]]) -> list[float]:
+        """Return each task's mean over the steps where it had a label; NaN where it had none."""
+        columns = [[row[i] for row in rows if math.isfinite(row[i])] for i in range(len(self.names))]
+        return [math.fsum(column) / len(column) if column else math.nan for column in columns]
+
+    def _scored(self) -> list[Any]:
+        """The tasks that select: all but auxiliary ones, unless there are no others."""
+        return [task for task in self.tasks if not task.auxiliary] or list(self.tasks)
+
+    def _step(self, fetched: Batch | Mapping[str, Batch]) -> None:
+        progress = self.progress
+        present = self._labelled(fetched) if self.dataset.partial else None
+        progress.samples += sum(
+            len(b.inputs) for b in ([fetched] if isinstance(fetched, Batch) else fetched.values())
+        )
+        if present is not None and not present:
+            return
+        batch = (
+            fetched.to(self.device)
+            if isinstance(fetched, Batch)
+            else {name: part.to(self.device) for name, part in fetched.items()}
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        step: Step = self.engine.step(batch, present)
+        seen = step.losses if present is None else step.losses[self.weighting.active]
+        if not torch.isfinite(seen).all():
+            bad = [
+                n for n, loss in zip(self.names, step.losses.tolist(), strict=True) if not math.isfinite(loss)
+            ]
+            raise _Diverged(
+                f"the loss of {', '.join(bad)} is not finite in epoch {progress.epoch + 1},"
+                f" step {progress.step + 1}"
+            )
+        if self.run.protocol["clip"]:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.protocol["clip"])
+        self.optimizer.step()
+        self.weighting.after_step(lambda: self._losses_again(batch, present))
+        progress.steps += 1
+        progress.losses.append(step.losses.tolist())
+        if step.weights is not None:
+            progress.weights.append(step.weights.tolist())
+        self.reporter.stepped(dict(zip(self.names, step.losses.tolist(), strict=True)))
+
+    @torch.no_grad()
+    def _losses_again(self, batch: Batch | Mapping[str, Batch], present: list[str] | None) -> Tensor:
+        """Return the batch's losses after the step, float64 [T]; running statistics stay as they are."""
+        self.model.eval()
+        losses = self.engine.losses(batch, present)
+        self.model.train()
+        return torch.stack(list(losses.values())).double().cpu()
+
+    def _labelled(self, batch: Batch | Mapping[str, Batch]) -> list[str]:
+        """Return the tasks that have at least one label in the batch."""
+        found = []
+        for name in self.names:
+            target = (batch if isinstance(batch, Batch) else batch[name]).targets[name]
+            labelled = ~target.isnan() if target.is_floating_point() else target != -1
+            if bool(labelled.any()):
+                found.append(name)
+        return found
+
+    def _evaluate(self, split: Any) -> dict[str, Scores]:
+        return evaluate(
+            self.model, self.tasks, self.dataset.split(split), self.run.protocol["batch_size"], self.device
+        )
+
+    def _count_parameters(self) -> dict[str, int]:
+        parts = {
+            "architecture": self.model.architecture,
+            "heads": self.model.heads,
+            "weighting": self.weighting,
+        }
+        counts = {
+            name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()
+        }
+        return counts | {"total": sum(counts.values())}
+
+    # ---- checkpoint ----------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        checkpoints.save(
+            self.checkpoint,
+            {
+                "model": self.model.state_dict(),
+                "best": self.best,
+                "weighting": self.weighting.state_dict(),
+                "engine": self.engine.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": vars(self.progress),
+                "rng": torch.get_rng_state(),
+                "rng_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "rng_numpy": _plain(np.random.get_state(legacy=True)),
+                "rng_python": _plain(random.getstate()),
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.best = state["best"]
+        self.weighting.load_state_dict(state["weighting"])
+        self.engine.load_state_dict(state["engine"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = _Progress(**state["progress"])
+        torch.set_rng_state(state["rng"])
+        if state["rng_cuda"]:
+            torch.cuda.set_rng_state_all(state["rng_cuda"])
+        name, keys, *rest = state["rng_numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+        version, words, gauss = state["rng_python"]
+        random.setstate((version, tuple(words), gauss))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators that layers and plugins may draw from, and ask for deterministic kernels."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of ``--device``; ``auto`` prefers CUDA, then CPU. Raises `MtlbenchError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise MtlbenchError(f"'device': '{name}' can't be used here: {first}") from None
+    return device
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples and arrays into lists, which a checkpoint read with weights_only may hold."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+__all__ = ["Outcome", "pick_device", "seed_everything", "train"]

@@ -1,0 +1,101 @@
+"""An architecture with one head a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mtlbench.contracts import Architecture, Dataset, Encoder, Pyramid, Task, Weighting
+from mtlbench.errors import MtlbenchError, did_you_mean
+from mtlbench.heads import build_head, he_initialise
+from mtlbench.registry import Choice
+from mtlbench.training.seeds import derive, stream
+
+
+class MultiTaskModel(nn.Module):
+    """Architecture and heads; ``forward`` gives the outputs of the tasks by name."""
+
+    def __init__(self, architecture: Architecture, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.heads = heads
+
+    def head(self, task: str, pyramid: Pyramid, size: tuple[int, ...]) -> Tensor:
+        """Return the output of one task from its pyramid; ``size`` is the input's height and width."""
+        output: Tensor = self.heads[task](pyramid, size)
+        return output
+
+    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return the outputs of ``tasks`` (None: of all) for the input ``x`` ``[B, C, H, W]``."""
+        features = self.architecture(x, tasks)
+        return {task: self.head(task, p, tuple(x.shape[2:])) for task, p in features.pyramids.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One architecture, weighting, encoder, dataset, protocol and seed: what is trained and tested once."""
+
+    architecture: Choice
+    weighting: Choice
+    encoder: Choice
+    dataset: Choice
+    tasks: tuple[str, ...]
+    grad: Literal["parameters", "features"]
+    seed: int
+    protocol: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """``architecture+weighting``, the folder of the record."""
+        return f"{self.architecture.plugin.name}+{self.weighting.plugin.name}"
+
+    @property
+    def label(self) -> str:
+        """What people read: both specs, and the task where it is only one."""
+        alone = f" ({self.tasks[0]})" if len(self.tasks) == 1 else ""
+        return f"{self.architecture} + {self.weighting}{alone}"
+
+
+def choose_tasks(dataset: Dataset, names: Sequence[str]) -> tuple[Task, ...]:
+    """Return the dataset's tasks of these names, in the dataset's order."""
+    known = [task.name for task in dataset.tasks]
+    for name in names:
+        if name not in known:
+            raise MtlbenchError(
+                f"{dataset.title} has no task '{name}'.{did_you_mean(name, known)} Tasks: {', '.join(known)}"
+            )
+    return tuple(task for task in dataset.tasks if task.name in names)
+
+
+def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
+    """Build the model and the weighting of ``run``, each part from its own random stream."""
+    tasks = choose_tasks(dataset, run.tasks)
+    he = run.protocol["init"] == "he"
+    copies = 0
+
+    def encoder() -> Encoder:
+        nonlocal copies
+        with stream(run.seed, "encoder", copies):
+            built: Encoder = run.encoder.build(in_channels=dataset.input_shape[0])
+            if he:
+                he_initialise(built)
+        copies += 1
+        return built
+
+    with stream(run.seed, "architecture"):
+        architecture: Architecture = run.architecture.build(encoder=encoder, tasks=tasks)
+    heads = nn.ModuleDict()
+    for task in tasks:
+        with stream(run.seed, "head", task.name):
+            head = build_head(task.output, architecture.shape(task.name))
+            if he:
+                he_initialise(head)
+        heads[task.name] = head
+    with stream(run.seed, "weighting"):
+        weighting: Weighting = run.weighting.build(tasks=tasks)
+    weighting.active = weighting.active.new_tensor(range(len(tasks)))
+    weighting.generator.manual_seed(derive(run.seed, "weighting", "draws"))
+    return MultiTaskModel(architecture, heads), weighting
