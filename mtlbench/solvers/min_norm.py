@@ -14,6 +14,9 @@ from mtlbench.solvers.errors import SolverError
 
 Array = NDArray[np.float64]
 
+_ROUNDING = 1e-13
+"""What counts as zero in the unknowns of `_Cone`, which are of order one."""
+
 
 def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
     """Return the weights ``w`` ``[T]`` that minimise ``wᵀ G w`` subject to ``w >= 0, sum(w) = 1``, exactly.
@@ -33,13 +36,12 @@ def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    _check_finite(gram, "min_norm_point")
+    shortest = _shortest(gram, "min_norm_point")
     if len(gram) <= 2:
         return _two_points(gram)
-    norms = np.sqrt(gram.diagonal())
-    if norms.min() == 0:
-        return _share(norms == 0)
-    cone = _Cone.of(gram, norms)
+    if shortest == 0:
+        return _share(gram)
+    cone = _Cone.of(gram, shortest)
     residual = math.inf
     for method in (_block_pivoting, _lawson_hanson):
         ray = method(cone)
@@ -55,11 +57,10 @@ def min_norm_point_cvxpy(gram: Array, *, tol: float = 1e-6) -> Array:
 
     An independent check rather than a tool: it takes about a hundred times as long. Raises the same errors.
     """
-    _check_finite(gram, "min_norm_point_cvxpy")
-    norms = np.sqrt(gram.diagonal())
-    if norms.min() == 0:
-        return _share(norms == 0)
-    cone = _Cone.of(gram, norms)
+    shortest = _shortest(gram, "min_norm_point_cvxpy")
+    if shortest == 0:
+        return _share(gram)
+    cone = _Cone.of(gram, shortest)
     values, vectors = np.linalg.eigh(cone.cosines)
     program = _quadratic_program(len(gram))
     program.root.value = np.sqrt(values.clip(min=0))[:, None] * vectors.T
@@ -79,7 +80,7 @@ class _Cone(NamedTuple):
     """The problem in a form whose numbers are of order one whatever the lengths of the gradients.
 
     cosines: ``C`` ``[T, T]``, between the gradients. bound: ``b`` ``[T]``, the shortest gradient's length
-    over each one's, in 0..1.
+    over each one's, in 0..1. matrix: ``A = C + b bᵀ`` ``[T, T]``.
 
     With ``u = w / b`` the problem reads ``min uᵀ C u, u >= 0, bᵀ u = 1``. Adding ``b bᵀ`` to ``C`` leaves
     the minimiser where it is and makes ``A = C + b bᵀ`` positive definite on every affinely independent
@@ -89,52 +90,56 @@ class _Cone(NamedTuple):
 
     cosines: Array
     bound: Array
+    matrix: Array
 
     @classmethod
-    def of(cls, gram: Array, norms: Array) -> _Cone:
-        return cls(gram / (norms[:, None] * norms), norms.min() / norms)
-
-    @property
-    def shifted(self) -> Array:
-        return self.cosines + self.bound[:, None] * self.bound
+    def of(cls, gram: Array, shortest: float) -> _Cone:
+        lengths = np.sqrt(gram.diagonal())
+        bound = math.sqrt(shortest) / lengths
+        cosines = gram / (lengths[:, None] * lengths)
+        return cls(cosines, bound, cosines + bound[:, None] * bound)
 
     def weights(self, ray: Array) -> Array:
         weights = ray * self.bound
-        weights /= weights.sum()
+        weights /= np.add.reduce(weights)
         return weights
 
     def residual(self, ray: Array) -> float:
-        """Return by how much the best single gradient would still shorten the vector.
+        """Return how far from optimal a ray is, 0 at the optimum.
 
-        At the optimum ``(G w)_i >= wᵀ G w`` for all ``i``. The largest violation is taken relative to
-        ``(|g_i| + m) m`` with ``m = sum_j w_j |g_j|``, which is what rounding errors are proportional to.
+        There ``(G w)_i >= wᵀ G w`` for all ``i``. The largest violation, which no single gradient can exceed
+        in shortening the vector, is taken relative to ``(|g_i| + m) m`` with ``m = sum_j w_j |g_j|``: that is
+        what rounding errors are proportional to.
         """
-        u = ray / (self.bound @ ray)
-        length = u.sum()
-        products = self.cosines @ u
-        square = u @ products
-        violation = (square * self.bound - products) / (length + length * length * self.bound)
-        return float(max(violation.max(), -square / (length * length)))
+        u = ray / self.bound.dot(ray)
+        length = np.add.reduce(u)
+        products = self.cosines.dot(u)
+        square = u.dot(products)
+        if square < -1e-9 * length * length:
+            return math.inf
+        violation = (square * self.bound - products) / (1 + length * self.bound)
+        return float(np.maximum.reduce(violation) / length)
 
 
 def _block_pivoting(cone: _Cone) -> Array | None:
     """Exchange all wrong indices at once while that helps; give up (None) where it does not."""
-    matrix, bound = cone.shifted, cone.bound
-    count = len(bound)
+    count = len(cone.bound)
     passive = np.ones(count, dtype=bool)
     fewest, patience = count + 1, 3
     while patience:
         chosen = passive.nonzero()[0]
-        solution = _solve(matrix, bound, chosen)
+        solution = _solve(cone, chosen)
         if solution is None:
             return None
-        ray = np.zeros(count)
-        ray[chosen] = solution
-        tolerance = 1e-13 * (1 + np.abs(solution).sum())
-        wrong = np.where(passive, ray, matrix @ ray - bound) < -tolerance
+        if len(chosen) == count:
+            ray, wrong = solution, solution < -_ROUNDING
+        else:
+            ray = np.zeros(count)
+            ray[chosen] = solution
+            wrong = np.where(passive, ray, cone.matrix.dot(ray) - cone.bound) < -_ROUNDING
         amount = int(np.count_nonzero(wrong))
         if amount == 0:
-            return ray.clip(min=0)
+            return np.maximum(ray, 0)
         if amount < fewest:
             fewest, patience = amount, 3
         else:
@@ -145,51 +150,51 @@ def _block_pivoting(cone: _Cone) -> Array | None:
 
 def _lawson_hanson(cone: _Cone) -> Array:
     """Let in the most violated index, let out what turns negative; each round shortens the vector."""
-    matrix, bound = cone.shifted, cone.bound
-    ray = np.zeros(len(bound))
-    passive = np.zeros(len(bound), dtype=bool)
-    dependent = np.zeros(len(bound), dtype=bool)
-    for _ in range(30 * len(bound)):
-        slack = bound - matrix @ ray
-        slack[passive | dependent] = -np.inf
+    count = len(cone.bound)
+    ray = np.zeros(count)
+    dependent = np.zeros(count, dtype=bool)
+    for _ in range(30 * count):
+        slack = cone.bound - cone.matrix.dot(ray)
+        slack[(ray > 0) | dependent] = -np.inf
         new = slack.argmax()
-        if slack[new] <= 1e-14 * (1 + ray.sum()):
+        if slack[new] <= _ROUNDING:
             break
-        passive[new] = True
-        trial = _nonnegative_step(matrix, bound, ray, passive)
-        if trial is None or trial[new] == 0:
-            passive = ray > 0
+        step = _nonnegative_step(cone, ray, new)
+        if step is None:
             dependent[new] = True
         else:
-            ray, passive = trial, trial > 0
+            ray = step
             dependent[:] = False
     return ray
 
 
-def _nonnegative_step(matrix: Array, bound: Array, ray: Array, passive: NDArray[np.bool_]) -> Array | None:
-    """Return the minimiser on the face that is reached from ``ray`` when ``passive`` may be positive."""
-    passive = passive.copy()
-    while True:
+def _nonnegative_step(cone: _Cone, ray: Array, new: np.intp) -> Array | None:
+    """Return the minimiser on the face that is reached from ``ray`` when ``new`` may be positive as well.
+
+    None where ``new`` does not become positive: then its gradient depends on the others within rounding.
+    """
+    passive = ray > 0
+    passive[new] = True
+    while passive[new]:
         chosen = passive.nonzero()[0]
-        solution = _solve(matrix, bound, chosen)
+        solution = _solve(cone, chosen)
         if solution is None:
             return None
         target = np.zeros_like(ray)
         target[chosen] = solution
-        negative = passive & (target <= 0)
-        if not negative.any():
+        outside = (passive & (target <= 0)).nonzero()[0]
+        if len(outside) == 0:
             return target
-        ratio = ray[negative] / (ray[negative] - target[negative]).clip(min=np.finfo(float).tiny)
-        ray = ray + ratio.min() * (target - ray)
-        ray[negative.nonzero()[0][ratio <= ratio.min()]] = 0
-        ray = ray.clip(min=0)
-        passive &= ray > 0
-        if not passive.any():
-            return None
+        steps = ray[outside] / np.maximum(ray[outside] - target[outside], np.finfo(float).tiny)
+        ray = np.maximum(ray + steps.min() * (target - ray), 0)
+        ray[outside[steps.argmin()]] = 0
+        passive[outside[steps.argmin()]] = False
+    return None
 
 
-def _solve(matrix: Array, bound: Array, chosen: NDArray[np.int64]) -> Array | None:
+def _solve(cone: _Cone, chosen: NDArray[np.intp]) -> Array | None:
     """Solve on the chosen indices by Cholesky; None where the chosen gradients are affinely dependent."""
+    matrix, bound = cone.matrix, cone.bound
     if len(chosen) < len(bound):
         matrix, bound = matrix.take(chosen, 0).take(chosen, 1), bound.take(chosen)
     _, solution, info = dposv(matrix, bound)
@@ -206,20 +211,25 @@ def _two_points(gram: Array) -> Array:
     return np.array([towards_first / total, towards_second / total] if total > 0 else [0.5, 0.5])
 
 
-def _share(chosen: NDArray[np.bool_]) -> Array:
-    return chosen / np.count_nonzero(chosen)
+def _share(gram: Array) -> Array:
+    """Return equal weights on the gradients that are zero."""
+    zero: Array = (gram.diagonal() == 0).astype(np.float64)
+    zero /= zero.sum()
+    return zero
 
 
-def _check_finite(gram: Array, method: str) -> None:
-    if not math.isfinite(gram.sum()):
-        where = [
-            f"{value} at row {i}, column {j}"
-            for (i, j), value in np.ndenumerate(gram)
-            if not np.isfinite(value)
-        ]
-        raise SolverError(method, f"the Gram matrix is not finite ({(where or ['its sum overflows'])[0]})")
-    if gram.diagonal().min() < 0:
-        raise SolverError(method, "the Gram matrix has a negative diagonal: no gradients have such products")
+def _shortest(gram: Array, method: str) -> float:
+    """Return the smallest squared length, having checked that the matrix is one that can be solved."""
+    if not math.isfinite(np.add.reduce(gram, axis=None)):
+        bad = np.argwhere(~np.isfinite(gram)).tolist()
+        where = f"at row {bad[0][0]}, column {bad[0][1]}" if bad else "in its sum"
+        raise SolverError(method, f"the Gram matrix is not finite {where}")
+    shortest = float(np.minimum.reduce(gram.diagonal()))
+    if shortest < 0:
+        raise SolverError(
+            method, f"the Gram matrix has {shortest:.1e} on its diagonal, a negative squared length"
+        )
+    return shortest
 
 
 def _not_reached(method: str, residual: float, tol: float) -> SolverError:
