@@ -1,0 +1,37 @@
+"""What the encoders of the zoo ask of their input and of their parameters."""
+
+from __future__ import annotations
+
+from mtlbench.errors import MtlbenchError
+from torch import Tensor, nn
+
+
+class Entry(nn.Module):
+    """Passes images on and refuses what the encoder could not read; it has no parameters.
+
+    stride: the total stride of the encoder; images must be at least as large, or nothing is left of them.
+    """
+
+    def __init__(self, name: str, in_channels: int, stride: int) -> None:
+        super().__init__()
+        self.name, self.in_channels, self.stride = name, in_channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` as it is, ``[B, in_channels, H, W]``."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise MtlbenchError(
+                f"encoder {self.name!r} reads images [B, {self.in_channels}, H, W], found {tuple(x.shape)}"
+            )
+        if min(x.shape[2:]) < self.stride:
+            raise MtlbenchError(
+                f"encoder {self.name!r} needs images of at least {self.stride} x {self.stride} pixels (its "
+                f"total stride), found {x.shape[2]} x {x.shape[3]}; use larger images or a shallower encoder"
+            )
+        return x
+
+
+def require_between(encoder: str, parameter: str, found: int, low: int, high: int | None = None) -> None:
+    """Refuse a value of ``parameter`` outside ``low..high`` (None: no upper limit)."""
+    if found < low or (high is not None and found > high):
+        rule = f"at least {low}" if high is None else f"in {low}..{high}"
+        raise MtlbenchError(f"encoder {encoder!r}: {parameter} must be {rule}, found {found}")
