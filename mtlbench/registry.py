@@ -94,26 +94,38 @@ class Plugin:
     def load(self) -> type[Any]:
         """Import the class. Whatever goes wrong is a `MtlbenchError` that names the plugin and its origin."""
         try:
-            contract = getattr(importlib.import_module("mtlbench.contracts"), KINDS[self.kind].contract)
-            found = reduce(getattr, self.attribute.split("."), importlib.import_module(self.module))
-            if not (isinstance(found, type) and issubclass(found, contract)):
-                raise TypeError(f"{self.module}:{self.attribute} is no subclass of {contract.__name__}")
-            if inspect.isabstract(found):
-                missing = ", ".join(sorted(found.__abstractmethods__))
-                raise TypeError(f"{self.module}:{self.attribute} does not define {missing}")
+            return self._load()
         except (Exception, SystemExit) as exc:
             raise MtlbenchError(f"{self.title} from {self.origin} failed to load: {_explain(exc)}") from exc
-        return found
 
     def summary(self) -> str:
         """Return the first line of the docstring, read from the source without importing it."""
         return source.summary(self.module, self.attribute)
 
-    def reason(self) -> str | None:
-        """Return why the plugin surely cannot load, seen without importing it; None where nothing is seen."""
+    def reason(self, *, load: bool = False) -> str | None:
+        """Return why the plugin cannot load; None where nothing is seen.
+
+        Nothing is imported, so that only what is plain in the source is seen. load: import it and be sure.
+        """
         if not self.module or not self.attribute:
             return "its entry point is not of the form module:class"
-        return source.fault(self.module, self.attribute)
+        if not load:
+            return source.fault(self.module, self.attribute)
+        try:
+            self._load()
+        except (Exception, SystemExit) as exc:
+            return _explain(exc)
+        return None
+
+    def _load(self) -> type[Any]:
+        contract = getattr(importlib.import_module("mtlbench.contracts"), KINDS[self.kind].contract)
+        found = reduce(getattr, self.attribute.split("."), importlib.import_module(self.module))
+        if not (isinstance(found, type) and issubclass(found, contract)):
+            raise TypeError(f"{self.module}:{self.attribute} is no subclass of {contract.__name__}")
+        if inspect.isabstract(found):
+            missing = ", ".join(sorted(found.__abstractmethods__))
+            raise TypeError(f"{self.module}:{self.attribute} does not define {missing}")
+        return found
 
 
 @dataclass(frozen=True)

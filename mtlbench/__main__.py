@@ -1,0 +1,5 @@
+"""``python -m mtlbench`` is ``mtlbench``."""
+
+from mtlbench.cli import main
+
+main()
