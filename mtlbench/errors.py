@@ -13,12 +13,12 @@ class MtlbenchError(Exception):
 
 
 class RunFailedError(MtlbenchError):
-    """A run that ended without a result although its input was right (diverged, solver failed); exit code 3."""
+    """A run that ended without a result although its input was right; exit code 3."""
 
     exit_code = 3
 
 
-class Interrupted(MtlbenchError):  # noqa: N818 - it is a request, not an error
+class Interrupted(MtlbenchError):
     """The user asked to stop; a checkpoint was left. Exit code 130, as shells expect after SIGINT."""
 
     exit_code = 130

@@ -22,4 +22,4 @@ class Auxiliary(ABC):
 
     @abstractmethod
     def derive(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return (the input that the model sees, the target) for clean ``inputs`` ``[B, C, H, W]`` in 0..1."""
+        """Return (what the model sees, the target) for clean ``inputs`` ``[B, C, H, W]`` in 0..1."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 Pyramid = tuple[Tensor, ...]
-"""The features of every stage, finest first: stage ``i`` is ``[B, channels[i], H/strides[i], W/strides[i]]``."""
+"""Every stage's features, finest first: level ``i`` is ``[B, channels[i], H/strides[i], W/strides[i]]``."""
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,10 @@ class Weighting(nn.Module, ABC):
         self.active = torch.arange(len(tasks))
         self.generator = torch.Generator()
 
-    def after_step(self, losses: Callable[[], Tensor]) -> None:  # noqa: B027 - a hook, empty by default
+    def after_step(self, losses: Callable[[], Tensor]) -> None:
         """Run after the optimiser's step. ``losses()`` evaluates the same batch again (one forward), [T]."""
 
-    def after_epoch(self, losses: Tensor) -> None:  # noqa: B027 - a hook, empty by default
+    def after_epoch(self, losses: Tensor) -> None:
         """Run after an epoch with the epoch's mean training losses, float64 ``[T]``."""
 
     def get_extra_state(self) -> Any:
