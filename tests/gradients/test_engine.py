@@ -1,0 +1,318 @@
+"""The engine against plain autograd: what ends up in ``.grad`` is what the formulas say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtlbench.contracts import (
+    Architecture,
+    Batch,
+    Encoder,
+    Features,
+    Need,
+    PyramidShape,
+    Task,
+    Vector,
+    Weighting,
+)
+from mtlbench.errors import MtlbenchError
+from mtlbench.gradients import GradientEngine
+from mtlbench.losses import MSE
+
+TASKS = tuple(Task(name, Vector(2), MSE(), ()) for name in "abc")
+
+
+class TwoStage(Encoder):
+    def __init__(self, in_channels: int = 5) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            [nn.Sequential(nn.Linear(in_channels, 6), nn.Tanh()), nn.Sequential(nn.Linear(6, 4), nn.Tanh())]
+        )
+        self.shape = PyramidShape((6, 4), (1, 1))
+
+
+class Shared(Architecture):
+    """One encoder, a scale that only task b passes (a gate, in small), and an optional penalty."""
+
+    shares_features: ClassVar[bool] = False
+
+    def __init__(self, penalty: bool = False) -> None:
+        super().__init__(TwoStage, TASKS)
+        self.encoder = TwoStage()
+        self.gate = nn.Parameter(torch.full((4,), 1.5))
+        self.penalty = penalty
+
+    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
+        first, last = self.encoder(x)
+        names = self.task_names if tasks is None else tasks
+        pyramids = {n: (first, last * self.gate if n == "b" else last) for n in names}
+        penalty = 0.1 * self.encoder.stages[0][0].weight.square().sum() if self.penalty else None
+        return Features(pyramids, None, penalty)
+
+    def shape(self, task: str) -> PyramidShape:
+        return self.encoder.shape
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+
+class Hard(Shared):
+    shares_features = True
+
+    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
+        pyramid = self.encoder(x)
+        names = self.task_names if tasks is None else tasks
+        penalty = 0.1 * self.encoder.stages[0][0].weight.square().sum() if self.penalty else None
+        return Features(dict.fromkeys(names, pyramid), pyramid, penalty)
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(10, 2)
+
+    def forward(self, pyramid: tuple[Tensor, ...], size: tuple[int, ...]) -> Tensor:
+        out: Tensor = self.linear(torch.cat(pyramid, 1))
+        return out
+
+
+class Given(Weighting):
+    """Weights that the test chooses."""
+
+    def __init__(self, need: Need, weights: list[float], heads: Literal["weighted", "unweighted"]) -> None:
+        super().__init__(TASKS)
+        self.needs, self.weights, self.heads = need, torch.tensor(weights, dtype=torch.float64), heads  # type: ignore[misc]
+        self.seen: list[Tensor] = []
+
+    def forward(self, statistic: Tensor, losses: Tensor | None = None) -> Tensor:
+        self.seen.append(statistic.detach().clone())
+        weights = self.weights[self.active]
+        return weights.to(statistic) @ statistic if self.needs is Need.JACOBIAN else weights
+
+
+class Learned(Weighting):
+    needs = Need.LOSSES
+
+    def __init__(self) -> None:
+        super().__init__(TASKS)
+        self.s = nn.Parameter(torch.tensor([0.1, -0.2, 0.3]))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        return (losses * torch.exp(-self.s) + self.s).sum()
+
+
+def _parts(kind: type[Shared], penalty: bool = False) -> tuple[Shared, nn.ModuleDict, Batch]:
+    torch.manual_seed(3)
+    architecture = kind(penalty)
+    heads = nn.ModuleDict({task.name: Head() for task in TASKS})
+    batch = Batch(torch.randn(8, 5), {task.name: torch.randn(8, 2) for task in TASKS})
+    return architecture, heads, batch
+
+
+def _engine(
+    architecture: Shared, heads: nn.ModuleDict, weighting: Weighting, space: Literal["parameters", "features"]
+) -> GradientEngine:
+    return GradientEngine(architecture, {n: heads[n] for n in "abc"}, TASKS, weighting, space)
+
+
+def _plain(architecture: Shared, heads: nn.ModuleDict, batch: Batch, task: str) -> dict[str, Tensor]:
+    """The gradient of one task's loss (or of the penalty), by autograd alone."""
+    model = nn.ModuleDict({"architecture": architecture, "heads": heads})
+    model.zero_grad(set_to_none=True)
+    features = architecture(batch.inputs)
+    if task == "penalty":
+        assert features.penalty is not None
+        features.penalty.backward()
+    else:
+        MSE()(heads[task](features.pyramids[task], ()), batch.targets[task]).backward()
+    found = {
+        n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()
+    }
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _expected(
+    architecture: Shared, heads: nn.ModuleDict, batch: Batch, weights: dict[str, float], own: dict[str, float]
+) -> dict[str, Tensor]:
+    shared = {id(p) for p in architecture.shared_parameters()}
+    names = dict(nn.ModuleDict({"architecture": architecture, "heads": heads}).named_parameters())
+    total = {n: torch.zeros_like(p) for n, p in names.items()}
+    for task in [*weights, *(["penalty"] if architecture.penalty else [])]:
+        for name, gradient in _plain(architecture, heads, batch, task).items():
+            factor = (weights if id(names[name]) in shared else own).get(task, 1.0)
+            total[name] += factor * gradient
+    return total
+
+
+def _check(architecture: Shared, heads: nn.ModuleDict, expected: dict[str, Tensor]) -> None:
+    model = nn.ModuleDict({"architecture": architecture, "heads": heads})
+    for name, parameter in model.named_parameters():
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(
+            found, expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+WEIGHTS = [0.2, 1.7, 0.6]
+NAMED = dict(zip("abc", WEIGHTS, strict=True))
+
+
+@pytest.mark.parametrize("penalty", [False, True])
+@pytest.mark.parametrize("heads_rule", ["weighted", "unweighted"])
+@pytest.mark.parametrize(
+    ("kind", "space"), [(Shared, "parameters"), (Hard, "parameters"), (Hard, "features")]
+)
+def test_gram_weights_reach_the_trunk_and_heads_keep_their_convention(
+    kind: type[Shared],
+    space: Literal["parameters", "features"],
+    heads_rule: Literal["weighted", "unweighted"],
+    penalty: bool,
+) -> None:
+    architecture, heads, batch = _parts(kind, penalty)
+    own = NAMED if heads_rule == "weighted" else dict.fromkeys("abc", 1.0)
+    expected = _expected(architecture, heads, batch, NAMED, own)
+    step = _engine(architecture, heads, Given(Need.GRAM, WEIGHTS, heads_rule), space).step(batch)
+    _check(architecture, heads, expected)
+    assert step.weights is not None
+    assert step.weights.tolist() == pytest.approx(WEIGHTS)
+
+
+@pytest.mark.parametrize("heads_rule", ["weighted", "unweighted"])
+def test_reused_weights_give_the_same_update(heads_rule: Literal["weighted", "unweighted"]) -> None:
+    architecture, heads, batch = _parts(Shared, penalty=True)
+    own = NAMED if heads_rule == "weighted" else dict.fromkeys("abc", 1.0)
+    expected = _expected(architecture, heads, batch, NAMED, own)
+    weighting = Given(Need.GRAM, WEIGHTS, heads_rule)
+    weighting.every = 2
+    engine = _engine(architecture, heads, weighting, "parameters")
+    for calls in (1, 1, 2):
+        architecture.zero_grad(set_to_none=True)
+        heads.zero_grad(set_to_none=True)
+        engine.step(batch)
+        _check(architecture, heads, expected)
+        assert len(weighting.seen) == calls
+
+
+def test_gram_is_the_product_of_the_task_gradients() -> None:
+    architecture, heads, batch = _parts(Shared)
+    names = [n for n, p in architecture.named_parameters() if n != "gate"]
+    rows = []
+    for task in "abc":
+        gradient = _plain(architecture, heads, batch, task)
+        rows.append(torch.cat([gradient[f"architecture.{n}"].flatten() for n in names]).double())
+    jacobian = torch.stack(rows)
+    weighting = Given(Need.GRAM, WEIGHTS, "weighted")
+    _engine(architecture, heads, weighting, "parameters").step(batch)
+    torch.testing.assert_close(weighting.seen[0], jacobian @ jacobian.T, rtol=1e-5, atol=1e-8)
+
+
+def test_feature_gram_is_the_product_of_the_cotangents() -> None:
+    architecture, heads, batch = _parts(Hard)
+    rows = []
+    for task in "abc":
+        leaves = [level.detach().requires_grad_() for level in architecture.encoder(batch.inputs)]
+        MSE()(heads[task](tuple(leaves), ()), batch.targets[task]).backward()
+        rows.append(torch.cat([leaf.grad.flatten() for leaf in leaves if leaf.grad is not None]).double())
+    heads.zero_grad(set_to_none=True)
+    cotangents = torch.stack(rows)
+    weighting = Given(Need.GRAM, WEIGHTS, "weighted")
+    _engine(architecture, heads, weighting, "features").step(batch)
+    torch.testing.assert_close(weighting.seen[0], cotangents @ cotangents.T, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("kind", "space"), [(Shared, "parameters"), (Hard, "features")])
+def test_jacobian_update_is_placed_where_it_belongs(
+    kind: type[Shared], space: Literal["parameters", "features"]
+) -> None:
+    architecture, heads, batch = _parts(kind, penalty=True)
+    expected = _expected(architecture, heads, batch, NAMED, dict.fromkeys("abc", 1.0))
+    step = _engine(architecture, heads, Given(Need.JACOBIAN, WEIGHTS, "unweighted"), space).step(batch)
+    _check(architecture, heads, expected)
+    assert step.weights is None
+
+
+def test_a_scalar_objective_trains_its_own_parameters_too() -> None:
+    architecture, heads, batch = _parts(Shared, penalty=True)
+    weighting = Learned()
+    weights = dict(zip("abc", torch.exp(-weighting.s).tolist(), strict=True))
+    expected = _expected(architecture, heads, batch, weights, weights)
+    step = _engine(architecture, heads, weighting, "parameters").step(batch)
+    _check(architecture, heads, expected)
+    assert step.weights is not None
+    assert step.weights.tolist() == pytest.approx(list(weights.values()), rel=1e-6)
+    assert weighting.s.grad is not None
+    slope = 1 - step.losses * torch.exp(-weighting.s.detach().double())
+    torch.testing.assert_close(weighting.s.grad.double(), slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("need", list(Need))
+def test_a_task_without_labels_is_left_out(need: Need) -> None:
+    architecture, heads, batch = _parts(Hard)
+    weighting = Given(need, WEIGHTS, "weighted")
+    step = _engine(architecture, heads, weighting, "parameters").step(batch, ["a", "c"])
+    assert step.losses.isnan().tolist() == [False, True, False]
+    assert weighting.active.tolist() == [0, 2]
+    assert len(weighting.seen[0]) == 2
+    assert all(p.grad is None for p in heads["b"].parameters())
+    assert all(p.grad is not None for p in architecture.encoder.parameters())
+
+
+def test_gradients_that_autograd_hands_out_twice_are_combined_once() -> None:
+    class Added(Hard):
+        """Two parameters that are simply added share one gradient tensor."""
+
+        def __init__(self, penalty: bool = False) -> None:
+            super().__init__(penalty)
+            self.encoder.one = nn.Parameter(torch.zeros(8, 4))
+            self.encoder.two = nn.Parameter(torch.zeros(8, 4))
+
+        def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
+            first, last = self.encoder(x)
+            pyramid = (first, last + self.encoder.one + self.encoder.two)
+            return Features(dict.fromkeys(tasks or self.task_names, pyramid), pyramid)
+
+    architecture, heads, batch = _parts(Added)
+    expected = _expected(architecture, heads, batch, NAMED, NAMED)
+    _engine(architecture, heads, Given(Need.GRAM, WEIGHTS, "weighted"), "parameters").step(batch)
+    _check(architecture, heads, expected)
+
+
+def test_per_task_inputs_give_per_task_gradients() -> None:
+    architecture, heads, _ = _parts(Shared)
+    batches = {n: Batch(torch.randn(4 + i, 5), {n: torch.randn(4 + i, 2)}) for i, n in enumerate("abc")}
+    total: dict[str, Tensor] = {}
+    for name, part in batches.items():
+        for key, gradient in _plain(architecture, heads, part, name).items():
+            total[key] = total.get(key, torch.zeros_like(gradient)) + NAMED[name] * gradient
+    weighting = Given(Need.GRAM, WEIGHTS, "weighted")
+    GradientEngine(architecture, {n: heads[n] for n in "abc"}, TASKS, weighting, per_task=True).step(batches)
+    _check(architecture, heads, total)
+
+
+@pytest.mark.parametrize(
+    ("kind", "need", "per_task", "word"),
+    [
+        (Hard, Need.LOSSES, False, "weights losses"),
+        (Shared, Need.GRAM, False, "no feature tensor"),
+        (Hard, Need.GRAM, True, "own inputs"),
+    ],
+)
+def test_features_are_refused_where_they_make_no_sense(
+    kind: type[Shared], need: Need, per_task: bool, word: str
+) -> None:
+    architecture, heads, _ = _parts(kind)
+    with pytest.raises(MtlbenchError, match=word):
+        GradientEngine(
+            architecture,
+            {n: heads[n] for n in "abc"},
+            TASKS,
+            Given(need, WEIGHTS, "weighted"),
+            "features",
+            per_task,
+        )

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtlbench.gradients import combine, gram
+
+SHAPES = [(7,), (3, 5), (2, 3, 4, 4), ()]
+
+
+def _jacobian(tasks: int, seed: int, holes: bool = False) -> list[list[torch.Tensor | None]]:
+    draw = torch.Generator().manual_seed(seed)
+    rows: list[list[torch.Tensor | None]] = [
+        [torch.randn(shape, generator=draw) for shape in SHAPES] for _ in range(tasks)
+    ]
+    if holes:
+        for row in rows:
+            for i in range(len(row)):
+                if torch.rand((), generator=draw) < 0.4:
+                    row[i] = None
+    return rows
+
+
+def _dense(jacobian: list[list[torch.Tensor | None]]) -> torch.Tensor:
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    torch.zeros(s).flatten() if g is None else g.flatten()
+                    for g, s in zip(row, SHAPES, strict=True)
+                ]
+            )
+            for row in jacobian
+        ]
+    ).double()
+
+
+@settings(max_examples=30, deadline=None)
+@given(tasks=st.integers(1, 7), seed=st.integers(0, 10**6), holes=st.booleans())
+def test_gram_and_combination_equal_the_dense_products(tasks: int, seed: int, holes: bool) -> None:
+    jacobian = _jacobian(tasks, seed, holes)
+    dense = _dense(jacobian)
+    found = gram(jacobian)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, dense @ dense.T, rtol=1e-5, atol=1e-5)
+    weights = torch.rand(tasks, generator=torch.Generator().manual_seed(seed)).tolist()
+    expected = torch.tensor(weights, dtype=torch.float64) @ dense
+    combined = combine(jacobian, weights)
+    flat = _dense([combined])[0]
+    torch.testing.assert_close(flat, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_mixed_memory_formats_are_products_of_the_same_elements() -> None:
+    a, b = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
+    found = gram([[a], [b.to(memory_format=torch.channels_last)]])
+    torch.testing.assert_close(
+        found[0, 1].item(), (a.double() * b.double()).sum().item(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_ten_million_elements_keep_seven_digits() -> None:
+    draw = torch.Generator().manual_seed(0)
+    g = torch.rand(10_000_000, generator=draw)
+    exact = g.double().square().sum().item()
+    assert abs(gram([[g]]).item() - exact) / exact < 1e-6
+
+
+def test_no_parameter_at_all_gives_zeros() -> None:
+    assert gram([[], []]).equal(torch.zeros(2, 2, dtype=torch.float64))
