@@ -1,0 +1,1 @@
+"""What dataset plugins share: the data folder, downloads, photographs and the HDF5 file that runs read."""

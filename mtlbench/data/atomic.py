@@ -1,0 +1,115 @@
+"""Files that appear whole or not at all, whatever happens to the process or the disk meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mtlbench.errors import MtlbenchError
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn an `OSError` of the block into `MtlbenchError`: ``what`` ("cannot write X") and the reason."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise MtlbenchError(
+            f"{what}: {reason}; make room there or name another folder with --data-dir or $MTLBENCH_DATA"
+        ) from error
+
+
+def sweep(folder: Path, name: str) -> int:
+    """Remove what killed writers of ``folder/name`` left behind, and return the number of files.
+
+    A living writer holds a lock on its temporary file, which the system takes from it when it dies; so
+    only files that nobody writes any more are removed.
+    """
+    removed = 0
+    for path in folder.glob(f".{name}.*.tmp"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[int]:
+    """Give the descriptor of a temporary file beside ``path`` that becomes ``path`` when the block succeeds.
+
+    Written to disk (fsync) before it is renamed, so that after a crash there is either the old file or the
+    complete new one. When the block raises, the temporary file is removed; when the process is killed, the
+    next writer of the same path removes it. Several processes may write the same path: the last one wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
+    descriptor, temporary = _locked_temporary(path)
+    try:
+        yield descriptor
+        os.fchmod(descriptor, 0o666 & ~_umask())
+        os.fsync(descriptor)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have swept the file between its creation and our lock.
+            if temporary.exists():
+                return descriptor, temporary
+        except BlockingIOError:
+            pass
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of ``folder`` (made where missing); `MtlbenchError` ``busy`` if another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MtlbenchError(busy) from None
+        yield
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Give ``folder`` empty, whatever was in it, and remove it afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,216 @@
+"""The HDF5 file that runs read: written whole or not at all, checked when opened, read row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtlbench.data.atomic import replacing, translated
+from mtlbench.errors import MtlbenchError
+
+MEMORY_BUDGET = 2 * 2**30
+"""Bytes of images and maps up to which a split is held in memory; a larger one is read row by row."""
+
+
+class _Tolerant(io.RawIOBase):
+    """A file that HDF5 writes through, which never tells HDF5 of an error but keeps it.
+
+    The HDF5 library cannot close a file whose writes fail (it crashes the process at exit, seen with HDF5
+    2.0 on a full disk). So a failed write is remembered in `error`, later ones are dropped, and
+    `Hdf5Writer` raises the error once HDF5 is done with the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._file = os.fdopen(descriptor, "r+b", buffering=0, closefd=False)
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        got = self._file.readinto(view) or 0
+        view[got:] = bytes(len(view) - got)
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        length = len(view)
+        try:
+            while self.error is None and len(view):
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            self.error = error
+        return length
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered here."""
+
+
+class Hdf5Writer:
+    """Appends rows to arrays of a file that grows; made by `hdf5_writer`."""
+
+    def __init__(self, file: h5py.File, channel: _Tolerant) -> None:
+        self._file = file
+        self._channel = channel
+        self.rows = 0
+        """How many rows were appended."""
+
+    def create(self, name: str, row: tuple[int, ...], dtype: str) -> None:
+        """Create the array ``name`` of rows shaped ``row``; a chunk holds one image or many small rows."""
+        chunk = (1, *row) if np.prod(row) >= 256 else (1024, *row)
+        self._file.create_dataset(name, (0, *row), dtype, maxshape=(None, *row), chunks=chunk)
+
+    def append(self, **values: Any) -> None:
+        """Append one row to each array."""
+        for name, value in values.items():
+            array = self._file[name]
+            array.resize(self.rows + 1, axis=0)
+            array[self.rows] = value
+        self.rows += 1
+        self.check()
+
+    def fill(self, name: str, values: NDArray[Any]) -> None:
+        """Write a whole array at once."""
+        self._file.create_dataset(name, data=values)
+        self.check()
+
+    def attributes(self, values: Mapping[str, str | int]) -> None:
+        """Write attributes of the file."""
+        self._file.attrs.update(values)
+        self.check()
+
+    def check(self) -> None:
+        """Raise the first error that the disk gave, if any."""
+        if self._channel.error is not None:
+            raise self._channel.error
+
+
+@contextlib.contextmanager
+def hdf5_writer(path: Path) -> Iterator[Hdf5Writer]:
+    """Give a writer of a new HDF5 file that replaces ``path`` when, and only when, the block succeeds.
+
+    Errors of the disk (full, unwritable) become one-line `MtlbenchError`; what was at ``path`` stays.
+    """
+    with translated(f"cannot write {path}"), replacing(path) as descriptor:
+        channel = _Tolerant(descriptor)
+        with h5py.File(channel, "w") as file:
+            writer = Hdf5Writer(file, channel)
+            yield writer
+        writer.check()
+
+
+@contextlib.contextmanager
+def explained(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what h5py raises for a broken file into one line that names the file and the ``remedy``."""
+    try:
+        yield
+    except PermissionError as error:
+        raise MtlbenchError(f"cannot read {path}: permission denied") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = "is truncated" if "truncated" in str(error) else "is damaged or no HDF5 file"
+        raise MtlbenchError(f"{path} {reason}: {remedy}") from error
+
+
+def open_hdf5(path: Path, remedy: str) -> h5py.File:
+    """Open a file for reading, or raise `MtlbenchError` naming it and the ``remedy``.
+
+    Without HDF5's file lock, which not every network disk has: a prepared file is never written again,
+    only replaced as a whole.
+    """
+    with explained(path, remedy):
+        return h5py.File(path, "r", locking=False)
+
+
+def array(
+    file: h5py.File, path: Path, name: str, shape: tuple[int | None, ...], dtype: str, remedy: str
+) -> h5py.Dataset:
+    """Return the array ``name`` of the open ``file``; `MtlbenchError` where it is missing or another.
+
+    shape: None where any length is right. dtype: a NumPy kind and size (``"u1"``), or a kind alone (``"f"``).
+    """
+    with explained(path, remedy):
+        found, there = file.get(name), sorted(file)
+    if not isinstance(found, h5py.Dataset):
+        raise MtlbenchError(f"{path} has no array '{name}' (it has {', '.join(there) or 'none'}): {remedy}")
+    fits = len(shape) == found.ndim and all(
+        want in (None, have) for want, have in zip(shape, found.shape, strict=True)
+    )
+    if not fits or not found.dtype.str.lstrip("<>|=").startswith(dtype):
+        want = ", ".join("N" if length is None else str(length) for length in shape)
+        have = ", ".join(map(str, found.shape))
+        kind = np.dtype(dtype) if dtype[1:] else {"f": "float"}.get(dtype, dtype)
+        raise MtlbenchError(
+            f"{path}: array '{name}' is {found.dtype} [{have}], not {kind} [{want}]: {remedy}"
+        )
+    return found
+
+
+class Rows(Protocol):
+    """Rows of one array, read by index."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Return the rows at ``indices`` (int64 ``[B]``), in that order, in memory of their own."""
+
+
+class MemoryRows:
+    """Rows ``start..stop`` of an array, held in memory."""
+
+    def __init__(self, source: h5py.Dataset, start: int, stop: int) -> None:
+        held = np.empty((stop - start, *source.shape[1:]), source.dtype)
+        if len(held):
+            source.read_direct(held, np.s_[start:stop])
+        self._held = torch.from_numpy(held)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """See `Rows.take`."""
+        return self._held.index_select(0, indices)
+
+
+class DiskRows:
+    """Rows ``start..stop`` of an array, read from the open file one by one.
+
+    h5py's own list indexing is far slower (45 times, measured) than one contiguous read a row.
+    """
+
+    def __init__(self, source: h5py.Dataset, start: int, stop: int) -> None:
+        self._source, self._start, self._length = source, start, stop - start
+
+    def take(self, indices: Tensor) -> Tensor:
+        """See `Rows.take`."""
+        out = np.empty((len(indices), *self._source.shape[1:]), self._source.dtype)
+        for i, index in enumerate(indices.tolist()):
+            if not 0 <= index < self._length:
+                raise IndexError(f"index {index} is outside of 0..{self._length - 1}")
+            self._source.read_direct(out, np.s_[self._start + index], np.s_[i])
+        return torch.from_numpy(out)

@@ -1,0 +1,198 @@
+"""Cats and dogs: which pixels are the animal, which of the two it is, and where its head is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from mtlbench.contracts import SPLITS, Batch, Dataset, Map, Split, SplitName, Task, Vector
+from mtlbench.data.atomic import exclusive, scratch, translated
+from mtlbench.data.download import download, unpack
+from mtlbench.data.hdf5 import MEMORY_BUDGET
+from mtlbench.data.photos import check_size
+from mtlbench.errors import MtlbenchError
+from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
+from mtlbench.metrics import accuracy, box_iou, box_l2, dice, f1, iou, pixel_accuracy
+from torch import Tensor
+
+from mtlbench_zoo.datasets import _pets_sample as drawn
+from mtlbench_zoo.datasets._pets_coursework import Coursework
+from mtlbench_zoo.datasets._pets_file import PetsFile, Sample, Summary, file_path, prepared_sizes, write
+from mtlbench_zoo.datasets._pets_official import Official
+
+DEFAULT_SIZE = 128
+MIRRORS = ("https://www.robots.ox.ac.uk/~vgg/data/pets/data", "https://thor.robots.ox.ac.uk/pets")
+ARCHIVES = {
+    "images.tar.gz": "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+    "annotations.tar.gz": "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+}
+SAMPLE_TITLE = "pets (built-in sample)"
+
+
+class PetsSplit(Split):
+    """One split of an open file."""
+
+    def __init__(self, file: PetsFile, name: SplitName, budget: int = MEMORY_BUDGET) -> None:
+        self._images, self._masks, rows = file.rows(name, budget)
+        self._boxes = torch.from_numpy(file.boxes[rows])
+        self._labels = torch.from_numpy(file.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def fetch(self, indices: Tensor) -> Batch:
+        """Return images uint8 ``[B, 3, S, S]`` (stored channels last) and the three targets; see `Pets`."""
+        # A view as signed bytes makes 255, the stored "no label", the -1 that losses know.
+        masks = self._masks.take(indices).view(torch.int8).long()
+        targets = {
+            "segmentation": masks,
+            "classification": self._labels[indices].long(),
+            "bbox": self._boxes[indices],
+        }
+        return Batch(self._images.take(indices).permute(0, 3, 1, 2), targets)
+
+
+class Pets(Dataset):
+    """Photographs of cats and dogs with three tasks; without prepared data, a drawn stand-in.
+
+    - segmentation: one logit a pixel for "animal"; targets int64 ``[B, S, S]`` in 0, 1 (-1: no label);
+    - classification: 0 cat, 1 dog; targets int64 ``[B]``;
+    - bbox: the head's box as xmin, ymin, xmax, ymax in 0..1 of the image; targets float32 ``[B, 4]``.
+
+    size: side of the square images, prepared with ``mtlbench data prepare pets --size SIZE``; None for the
+    one that is prepared, or the built-in sample (1000 drawn animals of 64 x 64) where none is.
+    Photographs with a head box are split 60/20/20 in the order of the SHA-256 of their names (2210/738/738 of
+    the full dataset); a source that brings splits of its own keeps them.
+    Source: Parkhi, Vedaldi, Zisserman & Jawahar, "Cats and dogs", CVPR 2012 (Oxford-IIIT Pet, CC BY-SA 4.0).
+    """
+
+    def __init__(self, data_dir: Path, size: int | None = None) -> None:
+        self.tasks = (
+            Task("segmentation", Map(1), BinaryCrossEntropy(), (iou(), dice(), pixel_accuracy())),
+            Task("classification", Vector(2), CrossEntropy(), (accuracy(2), f1(2))),
+            Task("bbox", Vector(4), L1(), (box_iou(), box_l2())),
+        )
+        prepared = prepared_sizes(data_dir)
+        if size is None and len(prepared) > 1:
+            sizes = ", ".join(map(str, prepared))
+            raise MtlbenchError(
+                f"pets is prepared in several sizes ({sizes}): say which, such as pets[size={prepared[0]}]"
+            )
+        if size is None and not prepared:
+            self._open_sample(data_dir)
+        else:
+            self._open_prepared(data_dir, prepared[0] if size is None else size, prepared)
+        self._splits: dict[SplitName, PetsSplit] = {}
+
+    def _open_prepared(self, data_dir: Path, size: int, prepared: list[int]) -> None:
+        check_size(size)
+        command = f"mtlbench data prepare pets --size {size} --data-dir {data_dir}"
+        if size not in prepared:
+            there = (
+                f"prepared there: {', '.join(map(str, prepared))}"
+                if prepared
+                else "nothing is prepared there"
+            )
+            raise MtlbenchError(f"pets of size {size} is not in {data_dir} ({there}); run: {command}")
+        self._file = PetsFile(file_path(data_dir, size), size, f"run: {command}")
+        self.title = "pets"
+        self.input_shape = (3, size, size)
+        self.partial = bool(self._file.attributes.get("missing_masks", 0))
+
+    def _open_sample(self, data_dir: Path) -> None:
+        path = data_dir / f"pets-sample-{drawn.SIZE}.h5"
+        remedy = "delete it (it is drawn again), or get real photographs with: mtlbench data prepare pets"
+        if not path.exists():
+            write(path, SAMPLE_TITLE, DrawnSample(), drawn.SIZE)
+        self._file = PetsFile(path, drawn.SIZE, remedy)
+        if self._file.attributes.get("layout") != DrawnSample.layout:
+            write(path, SAMPLE_TITLE, DrawnSample(), drawn.SIZE)
+            self._file = PetsFile(path, drawn.SIZE, remedy)
+        self.title = SAMPLE_TITLE
+        self.input_shape = (3, drawn.SIZE, drawn.SIZE)
+        self.notice = (
+            "pets: using the built-in sample, 1000 drawn cats and dogs that stand in for photographs. "
+            "Get the real ones with: mtlbench data prepare pets"
+        )
+
+    def split(self, name: SplitName) -> PetsSplit:
+        """Return one split; its images are read into memory at the first call where they fit."""
+        if name not in self._splits:
+            self._splits[name] = PetsSplit(self._file, name)
+        return self._splits[name]
+
+    @classmethod
+    def prepare(
+        cls, data_dir: Path, source: Path | None, size: int | None, report: Callable[[str], None]
+    ) -> Path:
+        """Convert photographs into ``data_dir/pets-SIZE.h5`` and return its path; see `Dataset.prepare`.
+
+        source: a folder in the official or in the coursework layout; None downloads the official archives,
+        which are kept for other sizes. size: 128 for None.
+        """
+        size = check_size(DEFAULT_SIZE if size is None else size)
+        if source is not None:
+            with translated(f"cannot read {source}"):
+                return _convert(source, file_path(data_dir, size), size, report)
+        archives = data_dir / "downloads" / "oxford-iiit-pet"
+        with (
+            translated(f"cannot write {archives}"),
+            exclusive(archives, f"{archives} is in use by another prepare: wait for it"),
+            scratch(archives / "unpacked") as folder,
+        ):
+            for name, checksum in ARCHIVES.items():
+                report(f"downloading {name} (kept in {archives})")
+                unpack(download([f"{mirror}/{name}" for mirror in MIRRORS], checksum, archives), folder)
+            return _convert(folder, file_path(data_dir, size), size, report)
+
+
+def _convert(folder: Path, path: Path, size: int, report: Callable[[str], None]) -> Path:
+    source = _find_layout(folder)
+    report(f"found: {source.layout} layout, {source.found}")
+    summary = write(path, "pets", source, size)
+    _report(source.quirks, summary, report)
+    return path
+
+
+def _find_layout(folder: Path) -> Official | Coursework:
+    if not folder.is_dir():
+        raise MtlbenchError(f"--source {folder}: there is no such folder")
+    if (folder / "images").is_dir() and (folder / "annotations").is_dir():
+        return Official(folder)
+    if any((folder / split).is_dir() for split in ("train", "val", "test")):
+        return Coursework(folder)
+    raise MtlbenchError(
+        f"--source {folder}: neither the official layout (images/ and annotations/) nor the coursework "
+        "layout ({train,val,test}/{images,masks,bboxes,binary}.h5)"
+    )
+
+
+def _report(quirks: Counter[str], summary: Summary, report: Callable[[str], None]) -> None:
+    for quirk, count in sorted(quirks.items(), key=lambda item: (-item[1], item[0])):
+        report(f"  {count:5d} x {quirk}")
+    for reason in summary.broken:
+        report(f"  broken, skipped: {reason}")
+    train, val, test = summary.counts
+    report(f"split: {train} train, {val} val, {test} test")
+
+
+class DrawnSample:
+    """The built-in sample as a source of `write`."""
+
+    layout = f"built-in sample, version {drawn.VERSION}"
+
+    def __init__(self) -> None:
+        self.quirks: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return sum(drawn.COUNTS)
+
+    def samples(self, size: int) -> Iterator[Sample]:
+        """Draw them one by one; ``size`` is the only one there is."""
+        for index, split in enumerate(
+            split for split, n in zip(SPLITS, drawn.COUNTS, strict=True) for _ in range(n)
+        ):
+            drawing = drawn.draw(index)
+            yield Sample(f"drawn/{index}", drawing.image, drawing.mask, drawing.box, drawing.label, split)
