@@ -6,7 +6,7 @@ from mtlbench.contracts import Encoder, PyramidShape
 from mtlbench.heads import he_initialise
 from torch import nn
 
-from mtlbench_zoo.encoders.entry import Entry, require_between
+from mtlbench_zoo.encoders.entry import ChannelsLast, Entry, require_between
 
 
 class Conv(Encoder):
@@ -23,7 +23,7 @@ class Conv(Encoder):
         channels = tuple(width * 2**i for i in range(depth))
         strides = tuple(2 ** (i + 1) for i in range(depth))
         self.shape = PyramidShape(channels, strides)
-        self.stages = nn.ModuleList([nn.Sequential(Entry("conv", in_channels, strides[-1]))])
+        self.stages = nn.ModuleList([nn.Sequential(Entry("conv", in_channels, strides[-1]), ChannelsLast())])
         self.stages.extend(nn.Sequential() for _ in channels[1:])
         for stage, inputs, outputs in zip(self.stages, (in_channels, *channels), channels, strict=False):
             assert isinstance(stage, nn.Sequential)

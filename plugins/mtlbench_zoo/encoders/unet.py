@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from mtlbench.contracts import Encoder, PyramidShape
 from mtlbench.heads import he_initialise
-from torch import Tensor, nn
+from torch import nn
 
-from mtlbench_zoo.encoders.entry import Entry, require_between
-
-
-class ChannelsLast(nn.Module):
-    """Lays images out with channels innermost, faster for all that follows; the values stay."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` in that layout."""
-        return x.contiguous(memory_format=torch.channels_last)
+from mtlbench_zoo.encoders.entry import ChannelsLast, Entry, require_between
 
 
 class UNet(Encoder):
