@@ -107,9 +107,7 @@ class Plugin:
 
         Nothing is imported, so that only what is plain in the source is seen. load: import it and be sure.
         """
-        if not self.module or not self.attribute:
-            return "its entry point is not of the form module:class"
-        if not load:
+        if self.module and self.attribute and not load:
             return source.fault(self.module, self.attribute)
         try:
             self._load()
@@ -118,6 +116,8 @@ class Plugin:
         return None
 
     def _load(self) -> type[Any]:
+        if not self.module or not self.attribute:
+            raise ValueError("the entry point is not of the form module:class")
         contract = getattr(importlib.import_module("mtlbench.contracts"), KINDS[self.kind].contract)
         found = reduce(getattr, self.attribute.split("."), importlib.import_module(self.module))
         if not (isinstance(found, type) and issubclass(found, contract)):
@@ -225,7 +225,7 @@ class Registry:
                 f"{plugin.origin} ({plugin.module}:{plugin.attribute})" for plugin in found
             )
             raise MtlbenchError(
-                f"{what.singular} {name!r} is provided by {origins}: rename or uninstall all but one"
+                f"{what.singular} {name!r} is given by {origins}: rename or uninstall all but one"
             )
         broken = [
             *(

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.machinery
 import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -132,6 +133,11 @@ def _parse(name: str, path: Path, _modified: int, _size: int) -> Module:
 
 
 def _find_spec(top: str) -> importlib.machinery.ModuleSpec | None:
+    return _search(top, tuple(sys.path))
+
+
+@cache
+def _search(top: str, _path: tuple[str, ...]) -> importlib.machinery.ModuleSpec | None:
     try:
         return importlib.util.find_spec(top)
     except (ImportError, ValueError):  # a module without a spec, such as __main__

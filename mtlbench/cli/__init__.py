@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -68,16 +69,22 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run, and turn what goes wrong into a line on stderr and an exit code, never a traceback.
 
         Bugs, that is any exception but those that a person or the surrounding caused, keep theirs.
         """
-        plain: dict[str, Any] = {"standalone_mode": False}
         if not standalone_mode:
-            return super().main(*args, **extra, **plain)
+            return super().main(args, prog_name, complete_var, False, **extra)
         try:
-            code = super().main(*args, **extra, **plain)
+            code = super().main(args, prog_name, complete_var, False, **extra)
             sys.stdout.flush()
         except MtlbenchError as exc:
             _fail(str(exc), exc.exit_code, "stopped" if isinstance(exc, Interrupted) else "error")
@@ -125,6 +132,7 @@ def _fail(message: str, code: int, label: str = "error") -> NoReturn:
 
 
 @click.group(
+    "mtlbench",
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -193,29 +193,35 @@ def _markdown(kind: Kind, rows: Sequence[_Row]) -> str:
 def _docstring(text: str, names: Sequence[str]) -> Iterator[Text]:
     """Yield the blocks of a docstring, to be wrapped to any width.
 
-    Lines of a paragraph are joined; a line that is indented, or that starts with a parameter's name or a
-    word such as ``Source`` and a colon, starts a block of its own.
+    Lines of a paragraph are joined; a line that is indented (a formula), a list's item, and a line that
+    starts with a parameter's name or a word such as ``Source`` and a colon are blocks of their own.
     """
-    from rich.text import Text
-
     key = rf"(?:[A-Z]\w+|{'|'.join(map(re.escape, names)) or '[A-Z]'})"
     heading = re.compile(rf"{key}(?:, {key})*:(?= )")
     blocks: list[str] = []
-    joining = False
     for line in text.splitlines():
-        own = line.startswith(" ") or not line.strip()
-        if joining and not own and not heading.match(line):
-            blocks[-1] += f" {line}"
-        else:
+        last = blocks[-1] if blocks else ""
+        starts = not line or not last or line.lstrip().startswith("- ") or heading.match(line)
+        indented = line.startswith(" ") or last.startswith(" ")
+        if starts or (indented and not last.startswith("- ")):
             blocks.append(line)
-        joining = not own
+        else:
+            blocks[-1] += f" {line.lstrip()}"
     for block in blocks:
-        styled = Text()
-        for index, part in enumerate(re.split("``?", block)):
-            styled.append(part, "cyan" if index % 2 else "")
+        styled = _code(block)
         if found := heading.match(styled.plain):
             styled.stylize("bold", 0, found.end())
         yield styled
+
+
+def _code(text: str) -> Text:
+    """Return ``text`` with what stands between backticks set in colour, without the backticks."""
+    from rich.text import Text
+
+    styled = Text()
+    for index, part in enumerate(re.split("``?", text)):
+        styled.append(part, "cyan" if index % 2 else "")
+    return styled
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Table:
@@ -225,7 +231,7 @@ def _table(rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="cyan")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(row[0], *map(_code, row[1:]))
     return table
 
 
