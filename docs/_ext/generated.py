@@ -1,6 +1,6 @@
 """What the code knows is not written a second time: pages ask for it with a comment on a line of its own.
 
-- ``<!-- options -->``: the settings of ``mtlbench run``, from `RunConfig`;
+- ``<!-- options run -->``, ``<!-- options protocol -->``: the settings of ``mtlbench run``, from `RunConfig`;
 - ``<!-- methods KIND -->``: the method cards of a kind of plugin, from the registry and the docstrings;
 - ``<!-- printed FILE -->``: really printed output, a file of ``_printed/``; nothing where it is missing.
 """
@@ -25,13 +25,16 @@ _SPECIAL = re.compile(r"([\\*_\[\]<>|$#~^])")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
-def options() -> str:
-    """Return a table of all settings of a run."""
-    from mtlbench.config import RunConfig, flag_name
+def options(part: str) -> str:
+    """Return a table of the settings of a run: those of the protocol, or (``run``) the others."""
+    from mtlbench.config import Protocol, RunConfig, flag_name
 
     hints = get_type_hints(RunConfig)
+    protocol = {setting.name for setting in fields(Protocol)}
     rows = ["| key | value | default | |", "| --- | --- | --- | --- |"]
     for setting in fields(RunConfig):
+        if (setting.name in protocol) != (part == "protocol"):
+            continue
         default = "" if setting.default is MISSING else _default(setting.default)
         text = escape(setting.metadata["help"].partition("  [default:")[0])
         rows.append(f"| `{flag_name(setting.name)}` | {_allowed(hints[setting.name])} | {default} | {text} |")
@@ -170,7 +173,7 @@ def card(docstring: str, parameters: Collection[str]) -> str:
 
 
 def _replace(app: Sphinx, docname: str, source: list[str]) -> None:
-    makers = {"options": lambda _: options(), "methods": methods, "printed": printed}
+    makers = {"options": options, "methods": methods, "printed": printed}
     source[0] = _MARK.sub(lambda mark: makers[mark[1]](mark[2]), source[0])
 
 
