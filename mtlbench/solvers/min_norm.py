@@ -65,7 +65,9 @@ def min_norm_point_cvxpy(gram: Array, *, tol: float = 1e-6) -> Array:
     program = _quadratic_program(len(gram))
     program.root.value = np.sqrt(values.clip(min=0))[:, None] * vectors.T
     program.bound.value = cone.bound
-    program.problem.solve(solver="CLARABEL", tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+    program.problem.solve(
+        solver="CLARABEL", warm_start=False, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10
+    )
     if program.ray.value is None:
         reason = f"Clarabel ended without a solution: {program.problem.status}"
         raise SolverError("min_norm_point_cvxpy", reason)

@@ -17,9 +17,10 @@ class MGDA(Weighting):
     """Multiple-gradient descent: the shortest vector in the convex hull of the task gradients.
 
     Solves  min_a |sum_t a_t g_t / s_t|^2  subject to  a >= 0, sum(a) = 1,  from the Gram matrix G = J Jᵀ of
-    the gradients g_t, and returns  w_t = (a_t / s_t) / sum_r (a_r / s_r).  So w applies to the raw gradients:
-    sum_t w_t g_t points along the shortest vector, and to first order no task gets worse along it. It is 0
-    exactly where no direction improves all tasks (a Pareto-stationary point), also when one gradient is 0.
+    the gradients g_t, and returns  w_t = a_t h / s_t  with h = T / sum_r (1 / s_r), the harmonic mean of the
+    scales.  So w applies to the raw gradients: sum_t w_t g_t points along the shortest vector, and to first
+    order no task gets worse along it. It is 0 exactly where no direction improves all tasks (a
+    Pareto-stationary point), also when one gradient is 0.
 
     normalize: what gradients are divided by first, s_t: "none" 1 (the default), "l2" |g_t|, "loss" L_t,
     "loss+" L_t |g_t|; a loss counts by its absolute value, a gradient of length 0 is not scaled.
@@ -27,11 +28,12 @@ class MGDA(Weighting):
     Source: Désidéri, C. R. Acad. Sci. 350, 2012; Sener & Koltun, NeurIPS 2018, arXiv:1810.04650, where the
     normalisations are in the published code. With gradients in feature space it is their MGDA-UB.
     Heads: unweighted, as each task's own parameters follow its own gradient (their algorithm 1). The weights
-    sum to 1.
+    sum to 1 without normalisation; with one, to the mean of h / s_t under a, at most T.
     Deviations: the official code and LibMTL stop Frank-Wolfe steps early, up to tens of percent above the
     optimum for ten tasks; here the problem is solved to rounding. With a normalisation, the official code
     gives a_t to the raw losses, which is not the shortest vector's direction; LibMTL (gradients of
-    parameters) applies a_t to the normalised gradients, the direction as here with another length.
+    parameters) applies a_t to the normalised gradients, the direction as here without the factor h. The
+    factor keeps the length that of a gradient, so weights do not change when all losses are scaled alike.
     """
 
     needs = Need.GRAM
@@ -53,5 +55,5 @@ class MGDA(Weighting):
         else:
             scale = gradient_scale(products, losses.double().numpy(force=True), self.normalize)
             weights = self.solve(products / np.multiply.outer(scale, scale)) / scale
-            weights /= weights.sum()
+            weights /= (1 / scale).mean()
         return torch.from_numpy(weights).to(gram)
