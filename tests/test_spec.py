@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, List, Literal, Optional, Union  # noqa: U
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mtlbench.errors import MtlbenchError
 from mtlbench.spec import Parameter, Spec, bind, convert, describe, format_spec, format_value, parameters
 
