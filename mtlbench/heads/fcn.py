@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from mtlbench.contracts import Map, Output, Pyramid, PyramidShape
 from mtlbench.heads.head import Head
-from mtlbench.heads.init import he_initialise
 
 _HIDDEN = 64
 _STAGES = 3
@@ -37,7 +36,6 @@ class FCNHead(Head):
             nn.Conv2d(_HIDDEN, outputs, 1),
         )
         self.finer = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in reversed(finer))
-        he_initialise(self)
 
     def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Tensor:
         """Return ``[B, outputs, H, W]`` for ``size = (H, W)``."""

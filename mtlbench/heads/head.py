@@ -14,7 +14,7 @@ class Head(nn.Module, ABC):
     """Turns the pyramid of one task into its output.
 
     The constructor takes ``outputs``, the size of the vector or the channels of the map, and the shape of
-    the pyramid; it leaves the head He-initialised.
+    the pyramid.
     """
 
     gives: ClassVar[type[Output]]

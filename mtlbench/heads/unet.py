@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from mtlbench.contracts import Map, Output, Pyramid, PyramidShape
 from mtlbench.heads.head import Head
-from mtlbench.heads.init import he_initialise
 
 
 class Up(nn.Module):
@@ -54,7 +53,6 @@ class UNetHead(Head):
         super().__init__(outputs, shape)
         self.ups = nn.ModuleList(Up(coarse, fine) for coarse, fine in pairwise(reversed(shape.channels)))
         self.out = nn.Conv2d(shape.channels[0], outputs, 1)
-        he_initialise(self)
 
     def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Tensor:
         """Return ``[B, outputs, H, W]`` for ``size = (H, W)``."""

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from mtlbench.contracts import Output, Pyramid, PyramidShape, Vector
 from mtlbench.heads.head import Head
-from mtlbench.heads.init import he_initialise
 
 
 class VectorHead(Head):
@@ -25,7 +24,6 @@ class VectorHead(Head):
             nn.ReLU(inplace=True),
             nn.Linear(64, outputs),
         )
-        he_initialise(self)
 
     def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Tensor:
         """Return ``[B, outputs]``; ``size`` plays no part."""

@@ -21,27 +21,36 @@ from mtlbench.contracts import Metric
 class BoxScore(torchmetrics.Metric):
     """Mean over the labelled boxes of ``score(output [N, 4], target [N, 4]) -> [N]``.
 
-    The score of every box is kept until the end, so that the mean does not depend on the batches.
+    The boxes are kept until the end, so that the mean does not depend on the batches. What is kept does not
+    depend on ``score``: a `torchmetrics.MetricCollection` may let several of these share it.
     """
 
     full_state_update = False
-    scores: list[Tensor] | Tensor
+    outputs: list[Tensor] | Tensor
+    targets: list[Tensor] | Tensor
 
     def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.score = score
-        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        self.add_state("outputs", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        """Score a batch of boxes ``[B, 4]``."""
+        """Keep the labelled ones of a batch of boxes ``[B, 4]``."""
+        assert isinstance(self.outputs, list)
+        assert isinstance(self.targets, list)
         labelled = ~target.isnan().any(1)
-        assert isinstance(self.scores, list)
-        self.scores.append(self.score(output[labelled].float(), target[labelled].float()))
+        self.outputs.append(output[labelled])
+        self.targets.append(target[labelled])
 
     def compute(self) -> Tensor:
         """Return the mean, a float64 scalar."""
-        scores = dim_zero_cat(self.scores) if len(self.scores) else torch.empty(0)
-        return scores.cpu().double().mean()
+        outputs, targets = (_joined(boxes).cpu().double() for boxes in (self.outputs, self.targets))
+        return self.score(outputs, targets).mean()
+
+
+def _joined(boxes: list[Tensor] | Tensor) -> Tensor:
+    return dim_zero_cat(boxes) if len(boxes) else torch.empty(0, 4)
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from itertools import combinations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from mtlbench.contracts import Architecture, Encoder, Map, Task, Vector
 from mtlbench.errors import MtlbenchError
 from mtlbench.heads import build_head
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
-from torch import Tensor, nn
-
 from mtlbench_zoo.architectures.hps import HardParameterSharing
 from mtlbench_zoo.architectures.mmoe import MMoE, _mix
 from mtlbench_zoo.architectures.stl import SingleTask

@@ -7,10 +7,10 @@ from copy import deepcopy
 
 import pytest
 import torch
-from mtlbench.contracts import Encoder
-from mtlbench.errors import MtlbenchError
 from torch import nn
 
+from mtlbench.contracts import Encoder
+from mtlbench.errors import MtlbenchError
 from mtlbench_zoo.encoders.conv import Conv
 from mtlbench_zoo.encoders.entry import ChannelsLast
 from mtlbench_zoo.encoders.resnet import ResNet18

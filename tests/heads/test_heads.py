@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from mtlbench.contracts import Map, Output, PyramidShape, Vector
 from mtlbench.errors import MtlbenchError
 from mtlbench.heads import HEADS, FCNHead, UNetHead, VectorHead, build_head, he_initialise
-from torch import Tensor, nn
 
 DENSE = PyramidShape((4, 8, 16), (1, 2, 4), map_head="unet")
 COARSE = PyramidShape((6, 6, 10, 12), (2, 4, 8, 16))
@@ -114,4 +115,6 @@ def test_outputs_start_at_the_size_of_one() -> None:
     torch.manual_seed(0)
     for name, output in PAIRS:
         features = tuple(f.relu() for f in pyramid(DENSE, (32, 32), batch=8))
-        assert build_head(output, DENSE, name)(features, (32, 32)).abs().mean() < 3
+        head = build_head(output, DENSE, name)
+        he_initialise(head)
+        assert head(features, (32, 32)).abs().mean() < 3

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
 from mtlbench.contracts import Loss
 from mtlbench.errors import MtlbenchError
 from mtlbench.losses import L1, MSE, BinaryCrossEntropy, CrossEntropy
-from torch import Tensor
-from torch.nn import functional
 
 LOSSES = [BinaryCrossEntropy(), CrossEntropy(), L1(), MSE()]
 SHAPES = [(), (3, 5)]

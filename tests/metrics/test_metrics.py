@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtlbench.contracts import Metric
-from mtlbench.metrics import accuracy, box_iou, box_l2, dice, f1, iou, pixel_accuracy
 from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics import MetricCollection
 from torchmetrics import classification as tm
+
+from mtlbench.contracts import Metric
+from mtlbench.metrics import accuracy, box_iou, box_l2, dice, f1, iou, pixel_accuracy
 
 NAN = float("nan")
 ALL = [
@@ -208,3 +210,17 @@ def test_accumulators_are_fresh_reset_and_pickle(metric: Metric) -> None:
     second.reset()
     second.update(output[:1], target[:1])
     assert float(second.compute()) == score(metric, output[:1], target[:1])
+
+
+@pytest.mark.parametrize("metrics", [(box_iou(), box_l2()), tuple(ALL[:5])], ids=["boxes", "classes"])
+def test_a_collection_may_share_their_state(metrics: tuple[Metric, ...]) -> None:
+    """torchmetrics joins metrics whose states are equal after one batch, also where that had no label."""
+    if metrics[0].name == "box_iou":
+        output, target = torch.rand(4, 4), torch.tensor([[NAN] * 4] * 2 + [[0.1, 0.2, 0.6, 0.9]] * 2)
+    else:
+        output, target = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([-1, -1, 1, 1])
+    collection = MetricCollection({metric.name: metric.make() for metric in metrics})
+    for part in zip(output.tensor_split([2]), target.tensor_split([2]), strict=True):
+        collection.update(*part)
+    found = {name: float(value) for name, value in collection.compute().items()}
+    assert found == {metric.name: pytest.approx(score(metric, output, target)) for metric in metrics}

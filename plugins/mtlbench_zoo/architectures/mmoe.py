@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor, nn
+
 from mtlbench.contracts import Architecture, Encoder, Features, Pyramid, PyramidShape, Task
 from mtlbench.errors import MtlbenchError
-from torch import Tensor, nn
 
 
 class Gate(nn.Module):

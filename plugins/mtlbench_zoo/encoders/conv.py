@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mtlbench.contracts import Encoder, PyramidShape
-from mtlbench.heads import he_initialise
+from itertools import pairwise
+
 from torch import nn
 
+from mtlbench.contracts import Encoder, PyramidShape
 from mtlbench_zoo.encoders.entry import ChannelsLast, Entry, require_between
 
 
@@ -23,11 +24,14 @@ class Conv(Encoder):
         channels = tuple(width * 2**i for i in range(depth))
         strides = tuple(2 ** (i + 1) for i in range(depth))
         self.shape = PyramidShape(channels, strides)
-        self.stages = nn.ModuleList([nn.Sequential(Entry("conv", in_channels, strides[-1]), ChannelsLast())])
-        self.stages.extend(nn.Sequential() for _ in channels[1:])
-        for stage, inputs, outputs in zip(self.stages, (in_channels, *channels), channels, strict=False):
-            assert isinstance(stage, nn.Sequential)
-            stage.append(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False))
-            stage.append(nn.BatchNorm2d(outputs))
-            stage.append(nn.ReLU(inplace=True))
-        he_initialise(self)
+        first, *later = (_convolution(*pair) for pair in pairwise((in_channels, *channels)))
+        entry = [Entry("conv", in_channels, strides[-1]), ChannelsLast()]
+        self.stages = nn.ModuleList(nn.Sequential(*parts) for parts in ([*entry, *first], *later))
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from mtlbench.errors import MtlbenchError
 from torch import Tensor, nn
+
+from mtlbench.errors import MtlbenchError
 
 
 class Entry(nn.Module):

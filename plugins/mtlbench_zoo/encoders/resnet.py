@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from mtlbench.contracts import Encoder, PyramidShape
-from mtlbench.heads import he_initialise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtlbench.contracts import Encoder, PyramidShape
 from mtlbench_zoo.encoders.entry import Entry
 
 
@@ -60,7 +59,6 @@ class ResNet18(Encoder):
             OrderedDict[str, nn.Module]({f"layer{i}": _layer(16 * 2**i, 32 * 2**i, 2)}) for i in (2, 3, 4)
         ]
         self.stages = nn.ModuleList(nn.Sequential(parts) for parts in (stem, first, *later))
-        he_initialise(self)
 
 
 def _layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from mtlbench.contracts import Encoder, PyramidShape
-from mtlbench.heads import he_initialise
 from torch import nn
 
+from mtlbench.contracts import Encoder, PyramidShape
 from mtlbench_zoo.encoders.entry import ChannelsLast, Entry, require_between
 
 
@@ -30,7 +29,6 @@ class UNet(Encoder):
         )
         later = [nn.Sequential(nn.MaxPool2d(2), *_convolutions(c // 2, c)) for c in channels[1:]]
         self.stages = nn.ModuleList([first, *later])
-        he_initialise(self)
 
 
 def _convolutions(inputs: int, outputs: int) -> list[nn.Module]:
