@@ -11,8 +11,8 @@ from torch import nn
 
 from mtlbench.contracts import Encoder
 from mtlbench.errors import MtlbenchError
+from mtlbench_zoo.encoders._entry import ChannelsLast
 from mtlbench_zoo.encoders.conv import Conv
-from mtlbench_zoo.encoders.entry import ChannelsLast
 from mtlbench_zoo.encoders.resnet import ResNet18
 from mtlbench_zoo.encoders.unet import UNet
 

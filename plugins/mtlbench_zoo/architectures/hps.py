@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
 from torch import Tensor
+
+from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
 
 
 class HardParameterSharing(Architecture):

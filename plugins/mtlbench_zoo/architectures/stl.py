@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
-from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
 from torch import Tensor, nn
+
+from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
 
 
 class SingleTask(Architecture):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from mtlbench.contracts import Encoder, PyramidShape
-from mtlbench_zoo.encoders.entry import ChannelsLast, Entry, require_between
+from mtlbench_zoo.encoders._entry import ChannelsLast, Entry, require_between
 
 
 class Conv(Encoder):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtlbench.contracts import Encoder, PyramidShape
-from mtlbench_zoo.encoders.entry import Entry
+from mtlbench_zoo.encoders._entry import Entry
 
 
 class BasicBlock(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from mtlbench.contracts import Encoder, PyramidShape
-from mtlbench_zoo.encoders.entry import ChannelsLast, Entry, require_between
+from mtlbench_zoo.encoders._entry import ChannelsLast, Entry, require_between
 
 
 class UNet(Encoder):
