@@ -25,8 +25,8 @@ myst_links_external_new_tab = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": False}
-python_maximum_signature_line_length = 90
+autodoc_default_options = {"members": True}
+python_maximum_signature_line_length = 140
 
 html_math_renderer = "mathml"
 html_theme = "furo"
@@ -43,6 +43,8 @@ html_theme_options = {
         "color-brand-visited": "#4c5f7a",
         "color-background-secondary": "#f7f8f7",
         "color-background-border": "#e3e7e5",
+        "color-api-name": "#0b6158",
+        "color-api-pre-name": "#5a6b68",
     },
     "dark_css_variables": {
         "color-brand-primary": "#6fd3c3",
@@ -51,5 +53,7 @@ html_theme_options = {
         "color-background-primary": "#14181a",
         "color-background-secondary": "#191e20",
         "color-background-border": "#2a3134",
+        "color-api-name": "#6fd3c3",
+        "color-api-pre-name": "#9aa9a6",
     },
 }

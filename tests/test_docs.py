@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
 from mtlbench.config import RunConfig
 from mtlbench.experiment import Experiment
 from mtlbench.registry import Registry
@@ -15,7 +17,6 @@ from mtlbench.results import Cost
 from mtlbench.results.record import FIELDS
 from mtlbench.testing import check_architecture, check_dataset, check_weighting
 from mtlbench.training.report import Silence
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 

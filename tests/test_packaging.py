@@ -14,10 +14,11 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
-import mtlbench
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import mtlbench
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("architectures", "auxiliary", "datasets", "encoders", "weightings")

@@ -151,8 +151,8 @@ def prose(text: str) -> str:
 def card(docstring: str, parameters: Collection[str]) -> str:
     """Return a docstring as Markdown.
 
-    It may hold paragraphs, lists, indented formulas, and lines that begin with ``Source:``, ``Heads:``,
-    ``Deviations:`` or the name of a parameter.
+    It may hold paragraphs, lists, indented formulas, and lines (or sentences) that begin with ``Source:``,
+    ``Heads:``, ``Deviations:`` or the name of a parameter.
     """
     label = re.compile(rf"(?:{'|'.join(['Source', 'Heads', 'Deviations', *map(re.escape, parameters)])}): +")
     blocks = []
@@ -164,7 +164,7 @@ def card(docstring: str, parameters: Collection[str]) -> str:
         elif lines[0].startswith("- "):
             blocks.append("\n".join(escape(re.sub(r"(?<=\S) {2,}", " ", line)) for line in lines))
         else:
-            for part in re.split(rf"\n(?={label.pattern})", block):
+            for part in re.split(rf"(?:\n|(?<=\.) )(?={label.pattern})", block):
                 found = label.match(part)
                 name = found[0].rstrip(": ") if found else ""
                 head = f"**{name}.** " if name[:1].isupper() else f"`{name}`: " if name else ""
