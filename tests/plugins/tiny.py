@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+
 from mtlbench.contracts import (
     Batch,
     Dataset,
@@ -20,7 +22,6 @@ from mtlbench.contracts import (
 )
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
 from mtlbench.metrics import accuracy, box_l2, iou
-from torch import Tensor
 
 SIZES = {"train": 24, "val": 12, "test": 12}
 
