@@ -74,9 +74,9 @@ def matrix_zoo() -> Iterator[Matrix]:
         row, other = normal(1, 20), normal(count, 20)
         steps = torch.arange(1.0, count + 1, dtype=torch.float64)[:, None]
         signs = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0).double()[:, None]
-        base = named("conflicting", other)
+        base = named("independent", other)
         yield base
-        yield replace(base, name=f"float32, T={count}", jacobian=other.float(), losses=base.losses.float())
+        yield replace(base, name=f"{base.name}, float32", jacobian=other.float(), losses=base.losses.float())
         yield named("aligned", other + 3 * row)
         yield named("zero", torch.zeros(count, 20, dtype=torch.float64))
         yield named("one zero row", other * (torch.arange(count) != 1)[:, None])

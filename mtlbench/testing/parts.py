@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -78,11 +78,9 @@ def probe(features: list[Tensor], seed: int = 2) -> Tensor:
 def require_gradients(owner: str, module: nn.Module, value: Tensor) -> None:
     """Assert that ``value`` has a finite gradient, not zero, in every trainable parameter of ``module``."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    gradients = (
-        torch.autograd.grad(value, [p for _, p in named], allow_unused=True, retain_graph=True)
-        if named
-        else ()
-    )
+    gradients: Sequence[Tensor | None] = [None] * len(named)
+    if named and value.requires_grad:
+        gradients = torch.autograd.grad(value, [p for _, p in named], allow_unused=True, retain_graph=True)
     for (name, _), gradient in zip(named, gradients, strict=True):
         assert gradient is not None, f"{owner}: parameter {name} has no influence on what is returned"
         assert gradient.isfinite().all(), f"{owner}: the gradient of {name} is not finite"

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch import Tensor
+
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
-from torch import Tensor
 
 
 class Fixed(Weighting):

@@ -6,9 +6,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from mtlbench.contracts import Need, Weighting
 from mtlbench.solvers import Normalization, gradient_scale, min_norm_point, min_norm_point_cvxpy
-from torch import Tensor
 
 _SOLVERS = {"exact": min_norm_point, "cvxpy": min_norm_point_cvxpy}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from mtlbench.contracts import Need, Weighting
 from torch import Tensor
+
+from mtlbench.contracts import Need, Weighting
 
 Distribution = Literal["normal", "uniform", "dirichlet", "bernoulli"]
 

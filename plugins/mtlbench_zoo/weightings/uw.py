@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mtlbench.contracts import Likelihood, Need, Task, Weighting
 from torch import Tensor, nn
+
+from mtlbench.contracts import Likelihood, Need, Task, Weighting
 
 _PRECISION: dict[Likelihood, float] = {"categorical": 1.0, "gaussian": 0.5, "laplace": 0.5}
 
