@@ -32,8 +32,11 @@ def evaluate(
 ) -> dict[str, Scores]:
     """Return the scores of all tasks on a split. The model is in eval mode during the call only."""
     model.eval()
+    # Compute groups would merge metrics whose states happen to be equal after the first batch.
     meters = {
-        task.name: MetricCollection({metric.name: metric.make() for metric in task.metrics}).to(device)
+        task.name: MetricCollection(
+            {metric.name: metric.make() for metric in task.metrics}, compute_groups=False
+        ).to(device)
         for task in tasks
     }
     totals = {task.name: torch.zeros(2, dtype=torch.float64) for task in tasks}
@@ -48,7 +51,7 @@ def evaluate(
             for task in group:
                 output, target = outputs[task.name], batch.targets[task.name]
                 total, count = task.loss.terms(output, target)
-                totals[task.name] += torch.stack([total.double(), count.double()]).cpu()
+                totals[task.name] += torch.stack([total.cpu().double(), count.cpu().double()])
                 meters[task.name].update(output, target)
     model.train()
     return {
