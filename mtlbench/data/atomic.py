@@ -12,17 +12,17 @@ from pathlib import Path
 
 from mtlbench.errors import MtlbenchError
 
+WRITING = "make room there or name another folder with --data-dir or $MTLBENCH_DATA"
+
 
 @contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn an `OSError` of the block into `MtlbenchError`: ``what`` ("cannot write X") and the reason."""
+def translated(what: str, remedy: str = WRITING) -> Iterator[None]:
+    """Turn an `OSError` of the block into `MtlbenchError`: ``what`` ("cannot write X"), why, ``remedy``."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
-        raise MtlbenchError(
-            f"{what}: {reason}; make room there or name another folder with --data-dir or $MTLBENCH_DATA"
-        ) from error
+        raise MtlbenchError(f"{what}: {reason}; {remedy}") from error
 
 
 def sweep(folder: Path, name: str) -> int:
@@ -70,11 +70,15 @@ def _locked_temporary(path: Path) -> tuple[int, Path]:
         temporary = Path(name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have swept the file between its creation and our lock.
-            if temporary.exists():
-                return descriptor, temporary
+            swept = not temporary.exists()
         except BlockingIOError:
-            pass
+            swept = (
+                True  # about to be: between its creation and our lock, another process took it for a leftover
+            )
+        except OSError:
+            swept = False  # a disk without locks, where `sweep` cannot lock and removes nothing
+        if not swept:
+            return descriptor, temporary
         os.close(descriptor)
 
 

@@ -143,13 +143,9 @@ def explained(path: Path, remedy: str) -> Iterator[None]:
 
 
 def open_hdf5(path: Path, remedy: str) -> h5py.File:
-    """Open a file for reading, or raise `MtlbenchError` naming it and the ``remedy``.
-
-    Without HDF5's file lock, which not every network disk has: a prepared file is never written again,
-    only replaced as a whole.
-    """
+    """Open a file for reading, or raise `MtlbenchError` naming it and the ``remedy``."""
     with explained(path, remedy):
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r")
 
 
 def array(

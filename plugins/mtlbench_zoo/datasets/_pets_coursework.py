@@ -14,12 +14,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
+
 from mtlbench.contracts import SPLITS, SplitName
 from mtlbench.data.hdf5 import array, explained, open_hdf5
 from mtlbench.data.photos import resize_map, resize_photo
 from mtlbench.errors import MtlbenchError
-from numpy.typing import NDArray
-
 from mtlbench_zoo.datasets._pets_file import Broken, Sample
 
 KINDS = ("images", "masks", "bboxes", "binary")
@@ -61,7 +61,6 @@ class Coursework:
                         block = images[rows], masks[rows], boxes[rows].astype(float), labels[rows]
                     for i, (image, mask, box, label) in enumerate(zip(*block, strict=True), start):
                         yield self._sample(split, i, image, mask[..., 0], box, int(label[0]), size)
-        self.quirks = +self.quirks
 
     def _sample(
         self,

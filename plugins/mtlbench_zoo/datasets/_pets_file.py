@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
+
 from mtlbench.contracts import SPLITS, SplitName
 from mtlbench.data.hdf5 import (
     MEMORY_BUDGET,
@@ -32,7 +34,6 @@ from mtlbench.data.hdf5 import (
 )
 from mtlbench.data.progress import progress
 from mtlbench.errors import MtlbenchError
-from numpy.typing import NDArray
 
 FORMAT = "mtlbench-pets"
 VERSION = 1
@@ -136,7 +137,7 @@ def write(path: Path, title: str, source: Source, size: int) -> Summary:
         file.fill("names", np.array(names))
         file.attributes({"format": FORMAT, "version": VERSION, "title": title, "size": size})
         file.attributes({"layout": source.layout, "missing_masks": missing, "broken": len(broken)})
-        file.attributes({f"quirk: {quirk}": count for quirk, count in sorted(source.quirks.items())})
+        file.attributes({f"quirk: {quirk}": count for quirk, count in sorted((+source.quirks).items())})
     return Summary((train, val, test), tuple(broken))
 
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from mtlbench.data.photos import BrokenFileError, read_map, read_photo, resize_map
-from mtlbench.errors import MtlbenchError
 from numpy.typing import NDArray
 from PIL import Image
 
+from mtlbench.data.photos import BrokenFileError, read_map, read_photo, resize_map
+from mtlbench.errors import MtlbenchError
 from mtlbench_zoo.datasets._pets_file import Broken, Sample
 
 PARTS = ("images", "annotations/list.txt", "annotations/trimaps", "annotations/xmls")
@@ -121,7 +121,6 @@ class Official:
                         image.mode, "other image"
                     )
                     self.quirks[f"{what} ({kind}) named .jpg"] += 1
-        self.quirks = +self.quirks
 
     def _photo(self, name: str) -> Path:
         return self.folder / "images" / f"{name}.jpg"
@@ -142,7 +141,6 @@ class Official:
         self.quirks["head box that left its photograph (clipped)"] += inside != box
         scaled = (inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height)
         mask = self._read_mask(name, (width, height), size) if name in self._trimaps else None
-        self.quirks = +self.quirks
         return Sample(name, image, mask, scaled, self._label(name, animal))
 
     def _read_mask(self, name: str, photo_size: tuple[int, int], size: int) -> NDArray[np.uint8]:

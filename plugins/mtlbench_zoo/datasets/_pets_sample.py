@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -182,18 +183,28 @@ def mix(a: Colour, b: Colour, t: float) -> Colour:
     return (a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1]), a[2] + t * (b[2] - a[2]))
 
 
+def plane(colour: Colour) -> Array:
+    """Return a colour as ``[3, 1, 1]``, to be spread over pixels."""
+    return np.array(colour).reshape(3, 1, 1)
+
+
 # --- noise: smooth fields in -1..1 --------------------------------------------------------------------------
+
+
+@cache
+def _between(pieces: int) -> tuple[NDArray[np.intp], Array]:
+    """Return for every pixel the piece of 0..SIZE that it lies in, and where in that piece (0..1)."""
+    at = (np.arange(SIZE) + 0.5) / SIZE * pieces
+    piece = at.astype(np.intp)
+    return piece, at - piece
 
 
 def smooth(dice: Dice, across: int, down: int) -> Array:
     """Return noise ``[SIZE, SIZE]`` that is linear between ``down`` x ``across`` random knots."""
     knots = 2 * dice.grid(down + 1, across + 1) - 1
-    at = (np.arange(SIZE) + 0.5) / SIZE
-    row, column = at * down, at * across
-    i, j = np.minimum(row.astype(int), down - 1), np.minimum(column.astype(int), across - 1)
-    fy, fx = (row - i)[:, None], (column - j)[None, :]
-    rows = knots[i] * (1 - fy) + knots[i + 1] * fy
-    return np.asarray(rows[:, j] * (1 - fx) + rows[:, j + 1] * fx)
+    (i, fy), (j, fx) = _between(down), _between(across)
+    columns = knots[:, j] * (1 - fx) + knots[:, j + 1] * fx
+    return columns[i] * (1 - fy[:, None]) + columns[i + 1] * fy[:, None]
 
 
 def texture(dice: Dice) -> Array:
@@ -220,10 +231,10 @@ def coat(dice: Dice) -> Array:
 
 
 class Canvas:
-    """An image under way: colours ``[S, S, 3]``, and how much of each pixel is animal and is head."""
+    """An image under way: colours ``[3, S, S]``, and how much of each pixel is animal and is head."""
 
     def __init__(self, dice: Dice) -> None:
-        self.rgb = np.zeros((SIZE, SIZE, 3))
+        self.rgb = np.zeros((3, SIZE, SIZE))
         self.animal = np.zeros((SIZE, SIZE))
         self.head = np.zeros((SIZE, SIZE))
         at = np.arange(SIZE) + 0.5
@@ -245,9 +256,9 @@ class Canvas:
     ) -> None:
         """Paint ``shape`` over what is there.
 
-        colour: one, or one a pixel. grain: texture that is added. shade: how much the side away from the
-        light is darker, and the rim with it. soft: width of the edge in pixels. part: "body" or "head" where
-        the shape belongs to the animal; any other shape hides what of the animal it covers.
+        colour: one, or one a pixel ``[3, S, S]``. grain: texture that is added. shade: how much the side away
+        from the light is darker, and the rim with it. soft: width of the edge in pixels. part: "body" or
+        "head" where the shape belongs to the animal; any other shape hides what of the animal it covers.
         """
         left, top, right, bottom = shape.bounds()
         if not (right > -1 and bottom > -1 and left < SIZE + 1 and top < SIZE + 1):
@@ -259,16 +270,17 @@ class Canvas:
         x, y = self.x[window], self.y[window]
         distance = shape.distance(x, y)
         cover = np.minimum(np.maximum(0.5 - distance / soft, 0.0), 1.0)
-        tint = np.empty((*x.shape, 3))
-        tint[:] = colour if isinstance(colour, tuple) else colour[window]
+        tint = np.empty((3, *x.shape))
+        tint[:] = plane(colour) if isinstance(colour, tuple) else colour[:, *window]
         if shade:
             half = max(right - left, bottom - top) / 2
             slope = (x - (left + right) / 2) * self.light[0] + (y - (top + bottom) / 2) * self.light[1]
             rim = np.minimum(np.maximum(1 + distance / (0.45 * half), 0.0), 1.0)
-            tint *= (1 + shade * (slope / half - 0.5 * rim))[..., None]
+            tint *= 1 + shade * (slope / half - 0.5 * rim)
         if grain is not None:
-            tint += grain[window][..., None]
-        self.rgb[window] += cover[..., None] * (tint - self.rgb[window])
+            tint += grain[window]
+        rgb = self.rgb[:, *window]
+        rgb += cover * (tint - rgb)
         animal, head = self.animal[window], self.head[window]
         if part:
             animal += cover * (1 - animal)
@@ -282,11 +294,11 @@ class Canvas:
 
 
 def blend(dice: Dice, first: Colour, second: Colour) -> Array:
-    """Return a gradient between two colours in a random direction ``[S, S, 3]``."""
+    """Return a gradient between two colours in a random direction, ``[3, S, S]``."""
     axis = dice.turn(3.0)
     at = (np.arange(SIZE) + 0.5) / SIZE - 0.5
-    along = np.minimum(np.maximum(0.5 + axis[0] * at[None, :] + axis[1] * at[:, None], 0.0), 1.0)[..., None]
-    return np.asarray(np.array(first) * (1 - along) + np.array(second) * along)
+    along: Array = np.minimum(np.maximum(0.5 + axis[0] * at[None, :] + axis[1] * at[:, None], 0.0), 1.0)
+    return plane(first) * (1 - along) + plane(second) * along
 
 
 def background(canvas: Canvas, dice: Dice) -> None:
@@ -295,20 +307,20 @@ def background(canvas: Canvas, dice: Dice) -> None:
     if kind == 0:
         green = (dice.uniform(0.2, 0.45), dice.uniform(0.4, 0.65), dice.uniform(0.1, 0.3))
         canvas.rgb[:] = blend(dice, green, mix(green, dice.colour(0.3, 0.9), 0.5))
-        canvas.rgb += (0.16 * smooth(dice, 32, 12) + 0.1 * smooth(dice, 6, 6))[..., None]
+        canvas.rgb += 0.16 * smooth(dice, 32, 12) + 0.1 * smooth(dice, 6, 6)
     elif kind == 1:
         wall, floor = dice.colour(0.35, 0.9), mix(dice.colour(0.2, 0.7), (0.5, 0.35, 0.2), 0.5)
         canvas.rgb[:] = blend(dice, wall, mix(wall, dice.colour(), 0.25))
         edge = dice.uniform(24, 50)
         canvas.paint(Polygon(((-9, edge), (73, edge + dice.uniform(-6, 6)), (73, 80), (-9, 80))), floor)
-        canvas.rgb += (0.08 * smooth(dice, 5, 24))[..., None]
+        canvas.rgb += 0.08 * smooth(dice, 5, 24)
     elif kind == 2:
         cloth = dice.colour(0.2, 0.85)
         canvas.rgb[:] = blend(dice, cloth, mix(cloth, dice.colour(), 0.4))
-        canvas.rgb += (0.2 * smooth(dice, 5, 5) + 0.1 * texture(dice))[..., None]
+        canvas.rgb += 0.2 * smooth(dice, 5, 5) + 0.1 * texture(dice)
     else:
         canvas.rgb[:] = blend(dice, dice.colour(0.3, 0.95), dice.colour(0.2, 0.8))
-        canvas.rgb += 0.12 * np.stack([smooth(dice, 8, 8), smooth(dice, 8, 8), smooth(dice, 8, 8)], axis=-1)
+        canvas.rgb += 0.12 * np.stack([smooth(dice, 8, 8), smooth(dice, 8, 8), smooth(dice, 8, 8)], axis=0)
     for _ in range(2 + dice.below(6)):
         clutter(canvas, dice)
 
@@ -412,8 +424,8 @@ class Animal:
         first, second = FURS[dice.below(len(FURS))], FURS[dice.below(len(FURS))]
         tint = dice.colour(0.3, 0.7)
         self.first, self.second = mix(first, tint, 0.12), mix(second, tint, 0.12)
-        pattern = coat(dice)[..., None]
-        self.fur: Array = np.array(self.first) * (1 - pattern) + np.array(self.second) * pattern
+        pattern = coat(dice)
+        self.fur: Array = plane(self.first) * (1 - pattern) + plane(self.second) * pattern
         self.grain = dice.uniform(0.04, 0.11) * texture(dice)
         self.shade = dice.uniform(0.15, 0.45)
         self.pale = mix(self.first, (0.95, 0.92, 0.88), dice.uniform(0.0, 0.8))
@@ -590,15 +602,16 @@ def develop(canvas: Canvas, dice: Dice) -> NDArray[np.uint8]:
     rgb = canvas.rgb
     contrast, bright = dice.uniform(0.5, 1.1), dice.uniform(-0.14, 0.14)
     fall = 1 + dice.uniform(0, 0.3) * smooth(dice, 1, 1)
-    cast = np.array(mix((1.0, 1.0, 1.0), dice.colour(0.6, 1.4), 0.3))
-    rgb = ((rgb - 0.5) * contrast + 0.5 + bright) * fall[..., None] * cast
+    cast = plane(mix((1.0, 1.0, 1.0), dice.colour(0.6, 1.4), 0.3))
+    rgb = ((rgb - 0.5) * contrast + 0.5 + bright) * fall * cast
     blur = dice.uniform(0.0, 0.7)
-    edge = np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    across = (edge[:, :-2] + edge[:, 2:]) / 2
-    soft = (across[:-2] + across[2:]) / 2
-    rgb = rgb + blur * (0.5 * (soft + across[1:-1]) - rgb)
-    rgb = rgb + dice.uniform(0.01, 0.07) * (2 * dice.grid(SIZE, SIZE, 3) - 1)
-    return np.asarray(np.floor(np.minimum(np.maximum(rgb, 0.0), 1.0) * 255 + 0.5), dtype=np.uint8)
+    edge = np.pad(rgb, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    across = (edge[:, :, :-2] + edge[:, :, 2:]) / 2
+    soft = (across[:, :-2] + across[:, 2:]) / 2
+    rgb = rgb + blur * (0.5 * (soft + across[:, 1:-1]) - rgb)
+    rgb = rgb + dice.uniform(0.01, 0.07) * (2 * dice.grid(3, SIZE, SIZE) - 1)
+    levels = np.floor(np.minimum(np.maximum(rgb, 0.0), 1.0) * 255 + 0.5)
+    return np.ascontiguousarray(levels.transpose(1, 2, 0).astype(np.uint8))
 
 
 def draw(index: int) -> Drawing:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from mtlbench.contracts import SPLITS, Batch, Dataset, Map, Split, SplitName, Task, Vector
 from mtlbench.data.atomic import exclusive, scratch, translated
 from mtlbench.data.download import download, unpack
@@ -15,8 +17,6 @@ from mtlbench.data.photos import check_size
 from mtlbench.errors import MtlbenchError
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
 from mtlbench.metrics import accuracy, box_iou, box_l2, dice, f1, iou, pixel_accuracy
-from torch import Tensor
-
 from mtlbench_zoo.datasets import _pets_sample as drawn
 from mtlbench_zoo.datasets._pets_coursework import Coursework
 from mtlbench_zoo.datasets._pets_file import PetsFile, Sample, Summary, file_path, prepared_sizes, write
@@ -134,7 +134,7 @@ class Pets(Dataset):
         """
         size = check_size(DEFAULT_SIZE if size is None else size)
         if source is not None:
-            with translated(f"cannot read {source}"):
+            with translated(f"cannot read {source}", "name another folder with --source"):
                 return _convert(source, file_path(data_dir, size), size, report)
         archives = data_dir / "downloads" / "oxford-iiit-pet"
         with (
@@ -170,7 +170,7 @@ def _find_layout(folder: Path) -> Official | Coursework:
 
 
 def _report(quirks: Counter[str], summary: Summary, report: Callable[[str], None]) -> None:
-    for quirk, count in sorted(quirks.items(), key=lambda item: (-item[1], item[0])):
+    for quirk, count in sorted((+quirks).items(), key=lambda item: (-item[1], item[0])):
         report(f"  {count:5d} x {quirk}")
     for reason in summary.broken:
         report(f"  broken, skipped: {reason}")
