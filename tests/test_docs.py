@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from mtlbench.cli import main
 from mtlbench.config import RunConfig
 from mtlbench.experiment import Experiment
 from mtlbench.registry import Registry
@@ -86,6 +88,19 @@ def test_the_config_file_of_the_guide_is_accepted(tmp_path: Path) -> None:
     file.write_text(text, encoding="utf-8")
     config = RunConfig.resolve(file, {"seeds": "0-1"})
     assert (config.arch, config.epochs, config.seeds) == ("mmoe[experts=4]", 30, (0, 1))
+
+
+def test_the_errors_of_the_guide_are_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTLBENCH_DATA", str(tmp_path))
+    lines = page("docs/_printed/errors.txt").splitlines()
+    for command, answer in zip(lines[::2], lines[1::2], strict=True):
+        monkeypatch.setattr("sys.argv", shlex.split(command.removeprefix("$ ")))
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert capsys.readouterr().err.rstrip() == answer
 
 
 def test_every_field_of_a_record_is_documented() -> None:
