@@ -22,6 +22,10 @@ MEMORY_BUDGET = 2 * 2**30
 """Bytes of images and maps up to which a split is held in memory; a larger one is read row by row."""
 
 
+BLOCK_BYTES = 1 << 20
+"""Bytes that a writer keeps back before it writes."""
+
+
 class _Tolerant(io.RawIOBase):
     """A file that HDF5 writes through, which never tells HDF5 of an error but keeps it.
 
@@ -83,37 +87,51 @@ class Hdf5Writer:
     def __init__(self, file: h5py.File, channel: _Tolerant) -> None:
         self._file = file
         self._channel = channel
+        self._arrays: dict[str, h5py.Dataset] = {}
+        self._pending: dict[str, list[Any]] = {}
+        self._row_bytes = 0
+        self._written = 0
         self.rows = 0
         """How many rows were appended."""
 
     def create(self, name: str, row: tuple[int, ...], dtype: str) -> None:
         """Create the array ``name`` of rows shaped ``row``; a chunk holds one image or many small rows."""
         chunk = (1, *row) if np.prod(row) >= 256 else (1024, *row)
-        self._file.create_dataset(name, (0, *row), dtype, maxshape=(None, *row), chunks=chunk)
+        self._arrays[name] = self._file.create_dataset(
+            name, (0, *row), dtype, maxshape=(None, *row), chunks=chunk
+        )
+        self._pending[name] = []
+        self._row_bytes += int(np.prod(row)) * np.dtype(dtype).itemsize
 
     def append(self, **values: Any) -> None:
         """Append one row to each array."""
-        for name, value in values.items():
-            array = self._file[name]
-            array.resize(self.rows + 1, axis=0)
-            array[self.rows] = value
+        for name, pending in self._pending.items():
+            pending.append(values[name])
         self.rows += 1
-        self.check()
+        # Each write costs h5py much more than the copying: write some rows at a time.
+        if (self.rows - self._written) * self._row_bytes >= BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that were kept back, and raise the first error that the disk gave, if any."""
+        if self.rows > self._written:
+            for name, array in self._arrays.items():
+                array.resize(self.rows, axis=0)
+                array[self._written :] = np.asarray(self._pending[name], dtype=array.dtype)
+                self._pending[name].clear()
+            self._written = self.rows
+        if self._channel.error is not None:
+            raise self._channel.error
 
     def fill(self, name: str, values: NDArray[Any]) -> None:
         """Write a whole array at once."""
         self._file.create_dataset(name, data=values)
-        self.check()
+        self.flush()
 
     def attributes(self, values: Mapping[str, str | int]) -> None:
         """Write attributes of the file."""
         self._file.attrs.update(values)
-        self.check()
-
-    def check(self) -> None:
-        """Raise the first error that the disk gave, if any."""
-        if self._channel.error is not None:
-            raise self._channel.error
+        self.flush()
 
 
 @contextlib.contextmanager
@@ -127,7 +145,9 @@ def hdf5_writer(path: Path) -> Iterator[Hdf5Writer]:
         with h5py.File(channel, "w") as file:
             writer = Hdf5Writer(file, channel)
             yield writer
-        writer.check()
+            writer.flush()
+        if channel.error is not None:  # HDF5 wrote the rest when it closed the file
+            raise channel.error
 
 
 @contextlib.contextmanager

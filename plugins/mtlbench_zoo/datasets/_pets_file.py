@@ -122,7 +122,7 @@ def write(path: Path, title: str, source: Source, size: int) -> Summary:
                         "nothing was written; get the data again"
                     )
                 continue
-            mask = np.uint8(MISSING) if item.mask is None else item.mask
+            mask = np.full((size, size), MISSING, np.uint8) if item.mask is None else item.mask
             missing += item.mask is None
             file.append(images=item.image, masks=mask, boxes=item.box, labels=item.label)
             names.append(item.name.encode())

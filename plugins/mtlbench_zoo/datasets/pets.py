@@ -170,6 +170,8 @@ def _find_layout(folder: Path) -> Official | Coursework:
 
 
 def _report(quirks: Counter[str], summary: Summary, report: Callable[[str], None]) -> None:
+    if +quirks:
+        report("quirks, handled:")
     for quirk, count in sorted((+quirks).items(), key=lambda item: (-item[1], item[0])):
         report(f"  {count:5d} x {quirk}")
     for reason in summary.broken:
