@@ -149,3 +149,20 @@ def test_links_between_pages_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page(name)):
             assert (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
+
+
+@pytest.mark.real
+def test_what_prepare_prints_is_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = ROOT / ".." / "shared" / "data" / "oxford-iiit-pet"
+    if not photographs.is_dir():
+        pytest.skip("the real photographs are not in ../shared/data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTLBENCH_DATA", "data")
+    (tmp_path / photographs.name).symlink_to(photographs.resolve())
+    command, _, answer = page("docs/_printed/prepare.txt").partition("\n")
+    monkeypatch.setattr("sys.argv", shlex.split(command.removeprefix("$ ")))
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert capsys.readouterr().out == answer
