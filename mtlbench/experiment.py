@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -157,7 +158,9 @@ class Experiment:
             return {"name": choice.plugin.name, "parameters": choice.parameters}
 
         def code(choice: Choice) -> dict[str, str]:
-            return {"origin": choice.plugin.origin, "source": source_digest(choice.plugin.module)}
+            # Of a plugin file only the name: where it lies on this machine makes no difference to the run.
+            origin = Path(choice.plugin.origin).name
+            return {"origin": origin, "source": source_digest(choice.plugin.module)}
 
         parts = {
             "architecture": run.architecture,

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
+
 from mtlbench.config import Protocol, RunConfig, flag_name
 from mtlbench.errors import RunFailedError
 
