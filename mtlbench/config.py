@@ -29,7 +29,7 @@ def option(default: Any, help: str, *, low: float = -math.inf, above: float = -m
 class Protocol:
     """Everything that must be equal for two runs to be comparable."""
 
-    epochs: int = option(15, "Epochs to train at most.", low=1)
+    epochs: int = option(12, "Epochs to train at most.", low=1)
     batch_size: int = option(
         16, "Samples in one step (for each task, where tasks have their own inputs).", low=1
     )

@@ -138,8 +138,7 @@ class Experiment:
             outcome = train(run, self.dataset, self.device, watcher, checkpoint, self.config.resume, stopped)
         except Interrupted:
             raise Interrupted(
-                f"{run.label}, seed {run.seed}: stopped, the checkpoint is kept;"
-                " the same command with --resume goes on"
+                f"{run.label}, seed {run.seed}: a checkpoint is kept; the same command with --resume goes on"
             ) from None
         record = self._record(run, name, identity, outcome)
         cost = Cost(
@@ -150,7 +149,7 @@ class Experiment:
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
         record = self.store.add(record, cost, again=force)
-        checkpoints.sweep(checkpoint.parent, checkpoint.name)
+        checkpoints.discard(checkpoint)
         return Trained(record, self.store.cost(record), cached=False)
 
     def _identity(self, run: Run) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class Weighting(nn.Module, ABC):
       CPU;
     - JACOBIAN: ``forward(jacobian [T, P], losses [T])`` -> the update ``[P]``.
 
+    The optimiser steps the parameters of a LOSSES method, through the objective that it returns. A GRAM or
+    JACOBIAN method that learns something updates it itself, in ``forward`` or in a hook.
+
     T counts the tasks that have a label in this batch: `active` holds their indices. A method with a value
     for each task picks with it: ``self.log_variance[self.active]``.
     """

@@ -15,7 +15,7 @@ from typing import Any
 
 import pooch
 
-from mtlbench.data.atomic import translated
+from mtlbench.atomic import translated
 from mtlbench.data.progress import progress
 from mtlbench.errors import MtlbenchError
 

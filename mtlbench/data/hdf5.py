@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.data.atomic import replacing, translated
+from mtlbench.atomic import replacing, translated
 from mtlbench.errors import MtlbenchError
 
 MEMORY_BUDGET = 2 * 2**30
@@ -165,7 +165,9 @@ def explained(path: Path, remedy: str) -> Iterator[None]:
 def open_hdf5(path: Path, remedy: str) -> h5py.File:
     """Open a file for reading, or raise `MtlbenchError` naming it and the ``remedy``."""
     with explained(path, remedy):
-        return h5py.File(path, "r")
+        # A complete file is never written again, so there is nothing to lock; and the lock that its writer
+        # holds until just after the rename would make HDF5's own fail.
+        return h5py.File(path, "r", locking=False)
 
 
 def array(

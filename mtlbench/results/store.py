@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mtlbench.atomic import create
 from mtlbench.errors import MtlbenchError
 from mtlbench.results.record import Cost, Record
 
@@ -64,14 +63,14 @@ class Store:
         The first writer wins: where the record is there already, that one stays and is returned. With
         ``again`` the record is kept as the next attempt instead.
         """
-        while not self._link(self._path(record), record.dumps()):
+        while not create(self._path(record), record.dumps()):
             if not again:
                 kept = self.find(record.folder, record.run_id)
                 if kept is not None:
                     return kept
             attempt = int(record.values["attempt"]) + 1
             record = replace(record, values={**record.values, "attempt": attempt})
-        self._link(self._path(record).with_suffix(".cost"), cost.dumps())
+        create(self._path(record).with_suffix(".cost"), cost.dumps())
         return record
 
     def _path(self, record: Record) -> Path:
@@ -90,55 +89,3 @@ class Store:
     @staticmethod
     def _read(path: Path) -> Record:
         return Record.loads(path.read_text(encoding="utf-8"), str(path))
-
-    @staticmethod
-    def _link(path: Path, text: str) -> bool:
-        """Write ``text`` to ``path`` whole or not at all; False where the path is taken."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                    raise
-                return Store._claim(temporary, path)
-            _sync_folder(path.parent)
-            return True
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @staticmethod
-    def _claim(temporary: Path, path: Path) -> bool:
-        """Do what a link does, on file systems without hard links: an exclusive claim, then a rename."""
-        claim = path.with_name(f".{path.name}.claim")
-        try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        try:
-            if path.exists():
-                return False
-            temporary.replace(path)
-            _sync_folder(path.parent)
-            return True
-        finally:
-            claim.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in ``folder`` survive a power cut."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

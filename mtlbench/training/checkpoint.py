@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mtlbench.atomic import replacing, sweep
 from mtlbench.errors import MtlbenchError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at ``path`` by ``state`` (tensors, numbers, texts, lists, dicts), atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(path) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
+        torch.save(state, file)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
@@ -39,8 +31,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def sweep(folder: Path, stem: str) -> None:
+def discard(path: Path) -> None:
     """Delete the checkpoint of a finished run, and what killed writers of it left behind."""
-    folder.joinpath(stem).unlink(missing_ok=True)
-    for orphan in folder.glob(f".{stem}.*.tmp"):
-        orphan.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    sweep(path.parent, path.name)

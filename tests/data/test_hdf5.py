@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mtlbench.atomic import exclusive, replacing, scratch, sweep
 from mtlbench.data import hdf5
-from mtlbench.data.atomic import exclusive, replacing, scratch, sweep
 from mtlbench.data.folder import data_folder
 from mtlbench.data.hdf5 import DiskRows, MemoryRows, array, hdf5_writer, open_hdf5
 from mtlbench.errors import MtlbenchError

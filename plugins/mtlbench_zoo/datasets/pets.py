@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mtlbench.atomic import exclusive, scratch, translated
 from mtlbench.contracts import SPLITS, Batch, Dataset, Map, Split, SplitName, Task, Vector
-from mtlbench.data.atomic import exclusive, scratch, translated
 from mtlbench.data.download import download, unpack
 from mtlbench.data.hdf5 import MEMORY_BUDGET
 from mtlbench.data.photos import check_size

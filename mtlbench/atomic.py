@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -41,27 +42,75 @@ def sweep(folder: Path, name: str) -> int:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[int]:
-    """Give the descriptor of a temporary file beside ``path`` that becomes ``path`` when the block succeeds.
+def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
+    """Give the descriptor and the name of a locked temporary file beside ``path``; it is gone afterwards.
 
-    Written to disk (fsync) before it is renamed, so that after a crash there is either the old file or the
-    complete new one. When the block raises, the temporary file is removed; when the process is killed, the
-    next writer of the same path removes it. Several processes may write the same path: the last one wins.
+    When the process is killed, the next writer of the same path removes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     descriptor, temporary = _locked_temporary(path)
     try:
+        yield descriptor, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _complete(descriptor: int) -> None:
+    """Bring a temporary file to the disk, readable as any new file is."""
+    os.fchmod(descriptor, 0o666 & ~_umask())
+    os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[int]:
+    """Give the descriptor of a temporary file beside ``path`` that becomes ``path`` when the block succeeds.
+
+    Written to disk (fsync) before it is renamed, so that after a crash there is either the old file or the
+    complete new one. When the block raises, nothing has happened. Several processes may write the same
+    path: the last one wins.
+    """
+    with _temporary(path) as (descriptor, temporary):
         yield descriptor
-        os.fchmod(descriptor, 0o666 & ~_umask())
-        os.fsync(descriptor)
+        _complete(descriptor)
         temporary.replace(path)
         _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def create(path: Path, text: str) -> bool:
+    """Write ``text`` to ``path`` whole or not at all; False where the path is taken already."""
+    with _temporary(path) as (descriptor, temporary):
+        with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as file:
+            file.write(text)
+        _complete(descriptor)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            return _claim(temporary, path)
+        _sync_folder(path.parent)
+        return True
+
+
+def _claim(temporary: Path, path: Path) -> bool:
+    """Do what a link does, on file systems without hard links: an exclusive claim, then a rename."""
+    claim = path.with_name(f".{path.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    try:
+        if path.exists():
+            return False
+        temporary.replace(path)
+        _sync_folder(path.parent)
+        return True
     finally:
-        os.close(descriptor)
+        claim.unlink(missing_ok=True)
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:
@@ -72,9 +121,7 @@ def _locked_temporary(path: Path) -> tuple[int, Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             swept = not temporary.exists()
         except BlockingIOError:
-            swept = (
-                True  # about to be: between its creation and our lock, another process took it for a leftover
-            )
+            swept = True  # about to be: before our lock, another process took it for a leftover
         except OSError:
             swept = False  # a disk without locks, where `sweep` cannot lock and removes nothing
         if not swept:
