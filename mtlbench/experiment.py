@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 import mtlbench
 from mtlbench.config import BASELINE, RunConfig
-from mtlbench.contracts import Dataset
+from mtlbench.contracts import Dataset, Weighting
 from mtlbench.data.folder import data_folder
 from mtlbench.errors import Interrupted, MtlbenchError
 from mtlbench.gradients import GradientEngine
@@ -75,6 +75,7 @@ class Experiment:
             config.grad,
             config.seeds[0],
             config.protocol,
+            registry,
         )
         self.single = (
             registry.choose("architectures", BASELINE[0]),
@@ -84,11 +85,14 @@ class Experiment:
         self.store.check()
         self._fingerprint = self.dataset.fingerprint()
         self._counts = self.dataset.counts()
-        self._core = hashlib.sha256(" ".join(map(source_digest, CORE)).encode()).hexdigest()[:16]
+        self._core = _digest(CORE)
 
     def _check_combination(self) -> None:
         """Build the run once, so that what cannot work is refused before any baseline is trained."""
         model, weighting = build(self.run, self.dataset)
+        # What a wrapper does depends on the code of what it wraps, too.
+        inside = {type(part).__module__ for part in weighting.modules() if isinstance(part, Weighting)}
+        self._modules = {self.run.weighting.plugin.module: sorted(inside)}
         heads = {name: model.heads[name] for name in self.run.tasks}
         tasks = choose_tasks(self.dataset, self.run.tasks)
         GradientEngine(model.architecture, heads, tasks, weighting, self.run.grad, self.dataset.per_task)
@@ -159,7 +163,8 @@ class Experiment:
         def code(choice: Choice) -> dict[str, str]:
             # Of a plugin file only the name: where it lies on this machine makes no difference to the run.
             origin = Path(choice.plugin.origin).name
-            return {"origin": origin, "source": source_digest(choice.plugin.module)}
+            modules = self._modules.get(choice.plugin.module, [choice.plugin.module])
+            return {"origin": origin, "source": _digest(modules)}
 
         parts = {
             "architecture": run.architecture,
@@ -235,6 +240,11 @@ class Experiment:
             "baselines": baselines,
         }
         return Record(values | {"comparability": comparability_key(values)})
+
+
+def _digest(modules: Sequence[str]) -> str:
+    """Return a hash of the source of these modules and of what they import from their packages."""
+    return hashlib.sha256(" ".join(map(source_digest, modules)).encode()).hexdigest()[:16]
 
 
 def describe_device(device: torch.device) -> str:

@@ -24,8 +24,9 @@ class Need(Enum):
 class Weighting(nn.Module, ABC):
     """A function of losses, of the Gram matrix or of the Jacobian. It never touches a model or autograd.
 
-    The constructor may ask for ``tasks`` (a sequence of `Task`); its other arguments are the method's
-    parameters. State lives in buffers (learned state in parameters, which the optimiser steps), and every
+    The constructor may ask for ``tasks`` (a sequence of `Task`) and, where it wraps other methods, for
+    ``weightings`` (a function from a spec such as ``"mgda"`` to a `Weighting` for these tasks); its other
+    arguments are the method's parameters. State lives in buffers (learned state in parameters, which the optimiser steps), and every
     random draw comes from `generator`, so that a resumed run is exact.
 
     ``forward`` takes, by `needs`,
@@ -42,7 +43,7 @@ class Weighting(nn.Module, ABC):
     for each task picks with it: ``self.log_variance[self.active]``.
     """
 
-    context: ClassVar[tuple[str, ...]] = ("tasks",)
+    context: ClassVar[tuple[str, ...]] = ("tasks", "weightings")
     needs: ClassVar[Need]
     heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"
     """Whether a head receives its own task's gradient times the task's weight, or as it is."""

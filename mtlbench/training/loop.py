@@ -277,10 +277,15 @@ class _Loop:
 
     @torch.no_grad()
     def _losses_again(self, batch: Batch | Mapping[str, Batch], present: list[str] | None) -> Tensor:
-        """Return the batch's losses after the step, float64 [T]; running statistics stay as they are."""
-        self.model.eval()
+        """Return the batch's losses after the step, float64 [T], as training sees them.
+
+        In train mode, so that they compare with the losses before the step; what the extra forward does to
+        running statistics is undone.
+        """
+        before = [buffer.clone() for buffer in self.model.buffers()]
         losses = self.engine.losses(batch, present)
-        self.model.train()
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
         return torch.stack(list(losses.values())).double().cpu()
 
     def _labelled(self, batch: Batch | Mapping[str, Batch]) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mtlbench.contracts import Architecture, Dataset, Encoder, Pyramid, Task, Weighting
 from mtlbench.errors import MtlbenchError, did_you_mean
 from mtlbench.heads import build_head, he_initialise
-from mtlbench.registry import Choice
+from mtlbench.registry import Choice, Registry
 from mtlbench.training.seeds import derive, stream
 
 
@@ -46,6 +47,7 @@ class Run:
     grad: Literal["parameters", "features"]
     seed: int
     protocol: dict[str, Any]
+    registry: Registry = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -94,8 +96,14 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
             if he:
                 he_initialise(head)
         heads[task.name] = head
+
+    def inner(spec: str) -> Weighting:
+        found: Weighting = run.registry.choose("weightings", spec).build(tasks=tasks, weightings=inner)
+        return found
+
     with stream(run.seed, "weighting"):
-        weighting: Weighting = run.weighting.build(tasks=tasks)
-    weighting.active = weighting.active.new_tensor(range(len(tasks)))
-    weighting.generator.manual_seed(derive(run.seed, "weighting", "draws"))
+        weighting: Weighting = run.weighting.build(tasks=tasks, weightings=inner)
+    for number, part in enumerate(m for m in weighting.modules() if isinstance(m, Weighting)):
+        part.active = torch.arange(len(tasks))
+        part.generator.manual_seed(derive(run.seed, "weighting", "draws", number))
     return MultiTaskModel(architecture, heads), weighting
