@@ -26,8 +26,8 @@ class Weighting(nn.Module, ABC):
 
     The constructor may ask for ``tasks`` (a sequence of `Task`) and, where it wraps other methods, for
     ``weightings`` (a function from a spec such as ``"mgda"`` to a `Weighting` for these tasks); its other
-    arguments are the method's parameters. State lives in buffers (learned state in parameters, which the optimiser steps), and every
-    random draw comes from `generator`, so that a resumed run is exact.
+    arguments are the method's parameters. State lives in buffers (learned state in parameters, which the
+    optimiser steps), and every random draw comes from `generator`, so that a resumed run is exact.
 
     ``forward`` takes, by `needs`,
 
