@@ -142,7 +142,7 @@ class Experiment:
             outcome = train(run, self.dataset, self.device, watcher, checkpoint, self.config.resume, stopped)
         except Interrupted:
             raise Interrupted(
-                f"{run.label}, seed {run.seed}: a checkpoint is kept; the same command with --resume goes on"
+                f"{run.label}: a checkpoint is kept; the same command with --resume goes on"
             ) from None
         record = self._record(run, name, identity, outcome)
         cost = Cost(

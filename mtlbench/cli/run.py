@@ -127,7 +127,9 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 100)
-    console.print(render(experiment, results))
+    with console.capture() as captured:
+        console.print(render(experiment, results))
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 @contextmanager

@@ -164,7 +164,11 @@ def _signed(values: list[float]) -> str:
 
 
 def _colour(values: list[float]) -> str:
-    return "green" if summarise(values).mean > 0 else "red"
+    """Colour what was shown, not what the interval leaves open."""
+    summary = summarise(values)
+    if summary.half_width is not None and abs(summary.mean) <= summary.half_width:
+        return "default"
+    return "green" if summary.mean > 0 else "red"
 
 
 def _count(number: int) -> str:

@@ -56,9 +56,9 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What people read: both specs, and the task where it is only one."""
+        """What people read: both specs, the task where it is only one, and the seed."""
         alone = f" ({self.tasks[0]})" if len(self.tasks) == 1 else ""
-        return f"{self.architecture} + {self.weighting}{alone}"
+        return f"{self.architecture} + {self.weighting}{alone}, seed {self.seed}"
 
 
 def choose_tasks(dataset: Dataset, names: Sequence[str]) -> tuple[Task, ...]:
