@@ -61,6 +61,9 @@ class RunConfig(Protocol):
     grad: Literal["parameters", "features"] = option(
         "parameters", "What gradient weightings differentiate by: shared parameters or shared features."
     )
+    scale: Literal["published", "sum", "mean"] = option(
+        "published", "Bring weights to one footing: as published, adding up to the number of tasks, or to 1."
+    )
     seeds: tuple[int, ...] = option(
         (0,), "Seeds, such as 0,1,2 or 0-4; every run is repeated for each.", low=0
     )

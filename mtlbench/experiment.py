@@ -73,6 +73,7 @@ class Experiment:
             data,
             tuple(task.name for task in choose_tasks(self.dataset, names)),
             config.grad,
+            config.scale,
             config.seeds[0],
             config.protocol,
             registry,
@@ -95,7 +96,9 @@ class Experiment:
         self._modules = {self.run.weighting.plugin.module: sorted(inside)}
         heads = {name: model.heads[name] for name in self.run.tasks}
         tasks = choose_tasks(self.dataset, self.run.tasks)
-        GradientEngine(model.architecture, heads, tasks, weighting, self.run.grad, self.dataset.per_task)
+        GradientEngine(
+            model.architecture, heads, tasks, weighting, self.run.grad, self.dataset.per_task, self.run.scale
+        )
         for name, count in self.dataset.counts().items():
             if not count:
                 raise MtlbenchError(f"{self.dataset.title}: the split '{name}' is empty")
@@ -118,7 +121,9 @@ class Experiment:
     def _baselines(self, run: Run) -> dict[str, Run]:
         """Return the single-task run of every task; none where ``run`` is one itself."""
         architecture, weighting = self.single
-        single = replace(run, architecture=architecture, weighting=weighting, grad="parameters")
+        single = replace(
+            run, architecture=architecture, weighting=weighting, grad="parameters", scale="published"
+        )
         if single == run and len(run.tasks) == 1:
             return {}
         scored = [t.name for t in choose_tasks(self.dataset, run.tasks) if not t.auxiliary]
@@ -189,6 +194,7 @@ class Experiment:
                 **{kind: named(choice) for kind, choice in parts.items()},
                 "tasks": list(run.tasks),
                 "grad": run.grad,
+                "scale": run.scale,
                 "seed": run.seed,
             },
             "protocol": run.protocol,

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Weighting
-from mtlbench.errors import MtlbenchError
+from mtlbench.errors import MtlbenchError, RunFailedError
 from mtlbench.gradients.gram import Gradient, combine, gram
 
 Space = Literal["parameters", "features"]
+Scale = Literal["published", "sum", "mean"]
 Batches = Batch | Mapping[str, Batch]
 """One batch for all tasks (joint mode), or one for each (per-task mode)."""
 
@@ -54,7 +55,9 @@ class GradientEngine:
     """Computes one update; the optimiser then steps.
 
     architecture, heads, tasks: the model in parts. weighting: see its contract. space: what a gradient
-    weighting differentiates by. Raises `MtlbenchError` when method, architecture and space do not fit,
+    weighting differentiates by. per_task: whether each task has inputs of its own. scale: what the weights
+    are brought to: "published" leaves them as the method has them, with "sum" they add up to the number of
+    tasks, with "mean" to 1. Raises `MtlbenchError` when method, architecture, space and scale do not fit,
     before anything is trained.
     """
 
@@ -66,10 +69,16 @@ class GradientEngine:
         weighting: Weighting,
         space: Space = "parameters",
         per_task: bool = False,
+        scale: Scale = "published",
     ) -> None:
         self.architecture, self.heads, self.weighting = architecture, heads, weighting
         self.tasks = {task.name: task for task in tasks}
-        self.space, self.per_task = space, per_task
+        self.space, self.per_task, self.scale = space, per_task, scale
+        if scale != "published" and weighting.needs is Need.JACOBIAN:
+            raise MtlbenchError(
+                f"--scale {scale}: {type(weighting).__name__} gives an update and no weights;"
+                " leave --scale out"
+            )
         if space == "features":
             method, sharing = type(weighting).__name__, type(architecture).__name__
             if weighting.needs is Need.LOSSES:
@@ -186,13 +195,23 @@ class GradientEngine:
             weights = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         else:
             weights = result.detach().to(losses)
+        weights = self._rescale(weights)
         torch.autograd.backward([losses, *penalties], [weights, *[torch.ones_like(p) for p in penalties]])
         return leaf.detach(), weights
 
     def _solve(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[float]:
         """Ask a Gram weighting for weights."""
         weights = self.weighting(gram(jacobian), losses.double().cpu())
-        return [float(w) for w in weights]
+        return [float(w) for w in self._rescale(weights)]
+
+    def _rescale(self, weights: Tensor) -> Tensor:
+        """Put weights on the footing that ``scale`` asks for."""
+        if self.scale == "published":
+            return weights
+        total = weights.sum()
+        if not total > 0:
+            raise RunFailedError(f"--scale {self.scale}: the weights add up to {float(total):g}")
+        return weights * ((len(weights) if self.scale == "sum" else 1) / total)
 
     def _weigh_parameters(self, cut: _Cut) -> list[float]:
         trunk = [self._pull(cut, task) for task in range(len(cut.names))]

@@ -146,6 +146,7 @@ class _Loop:
             self.weighting,
             run.grad,
             dataset.per_task,
+            run.scale,
         )
         self.optimizer = build_optimizer(run.protocol, self.model, self.weighting)
         self.loader = _Loader(dataset.split("train"), self.names, run, device)

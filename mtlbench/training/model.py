@@ -45,6 +45,7 @@ class Run:
     dataset: Choice
     tasks: tuple[str, ...]
     grad: Literal["parameters", "features"]
+    scale: Literal["published", "sum", "mean"]
     seed: int
     protocol: dict[str, Any]
     registry: Registry = field(repr=False, compare=False)

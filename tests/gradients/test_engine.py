@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -249,6 +249,27 @@ def test_a_scalar_objective_trains_its_own_parameters_too() -> None:
     assert weighting.s.grad is not None
     slope = 1 - step.losses * torch.exp(-weighting.s.detach().double())
     torch.testing.assert_close(weighting.s.grad.double(), slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "total"), [("published", 2.5), ("sum", 3.0), ("mean", 1.0)])
+@pytest.mark.parametrize("need", [Need.LOSSES, Need.GRAM])
+def test_scale_brings_weights_to_one_footing(need: Need, scale: Any, total: float) -> None:
+    architecture, heads, batch = _parts(Hard)
+    weights = {n: w * total / 2.5 for n, w in NAMED.items()}
+    expected = _expected(architecture, heads, batch, weights, weights)
+    weighting = Given(need, WEIGHTS, "weighted")
+    parts = {n: heads[n] for n in "abc"}
+    step = GradientEngine(architecture, parts, TASKS, weighting, scale=scale).step(batch)
+    _check(architecture, heads, expected)
+    assert step.weights is not None
+    assert step.weights.sum().item() == pytest.approx(total)
+
+
+def test_scale_is_refused_where_there_are_no_weights() -> None:
+    architecture, heads, _ = _parts(Hard)
+    parts = {n: heads[n] for n in "abc"}
+    with pytest.raises(MtlbenchError, match="no weights"):
+        GradientEngine(architecture, parts, TASKS, Given(Need.JACOBIAN, WEIGHTS, "weighted"), scale="sum")
 
 
 @pytest.mark.parametrize("need", list(Need))
