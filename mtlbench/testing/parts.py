@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Encoder, Loss, Map, Output, PyramidShape, Task, Vector
+from mtlbench.contracts import Encoder, Loss, Map, Output, PyramidShape, Task, Vector, Weighting
 from mtlbench.losses import L1, MSE, CrossEntropy
+from mtlbench.registry import Registry
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -40,6 +41,16 @@ def tiny_tasks(count: int) -> tuple[Task, ...]:
         (Map(1), L1()),
     )
     return tuple(Task(f"task{i}", *kinds[i % len(kinds)], ()) for i in range(count))
+
+
+def inner_weightings(tasks: Sequence[Task]) -> Callable[[str], Weighting]:
+    """Return what a wrapper gets as ``weightings``: a spec to an installed weighting for ``tasks``."""
+
+    def inner(spec: str) -> Weighting:
+        found: Weighting = Registry().choose("weightings", spec).build(tasks=tasks, weightings=inner)
+        return found
+
+    return inner
 
 
 def build(cls: Callable[..., T], context: dict[str, object], parameters: dict[str, Any]) -> T:

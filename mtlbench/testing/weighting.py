@@ -13,7 +13,7 @@ from torch import Tensor
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
 from mtlbench.testing.matrices import Matrix, matrix_zoo
-from mtlbench.testing.parts import build, require_gradients, through_checkpoint, tiny_tasks
+from mtlbench.testing.parts import build, inner_weightings, require_gradients, through_checkpoint, tiny_tasks
 
 PROPERTIES = frozenset({"permutation-equivariant", "scale-free", "non-conflicting"})
 
@@ -29,21 +29,27 @@ def check_weighting(cls: type[Weighting], **parameters: Any) -> None:
     batch that lacks some tasks is answered; learned parameters are in the objective.
 
     A number of tasks that the constructor refuses with `MtlbenchError` is left out; it must accept some.
+    What a wrapper wraps is looked up among the installed plugins; its `needs` and `properties` are those of
+    the instance.
     """
     name = cls.__name__
     assert cls.__doc__, f"{name}: its docstring is its method card, and it has none"
     assert isinstance(getattr(cls, "needs", None), Need), f"{name}: needs must be a Need, such as Need.GRAM"
-    unknown = sorted(cls.properties - PROPERTIES)
-    assert not unknown, f"{name}: unknown properties {unknown}; there are {sorted(PROPERTIES)}"
 
     def make(tasks: tuple[Task, ...]) -> Weighting:
-        weighting = build(cls, {"tasks": tasks}, parameters)
-        weighting.active = torch.arange(len(tasks))
-        weighting.generator.manual_seed(0)
+        weighting = build(cls, {"tasks": tasks, "weightings": inner_weightings(tasks)}, parameters)
+        for part in weighting.modules():
+            if isinstance(part, Weighting):
+                part.active = torch.arange(len(tasks))
+                part.generator.manual_seed(0)
         return weighting
 
     sizes = _accepted_sizes(make)
     assert sizes, f"{name}: the constructor refuses every number of tasks from 1 to 40"
+    example = make(tiny_tasks(min(sizes)))
+    needs, properties = example.needs, example.properties
+    unknown = sorted(properties - PROPERTIES)
+    assert not unknown, f"{name}: unknown properties {unknown}; there are {sorted(PROPERTIES)}"
     for matrix in matrix_zoo():
         if matrix.count not in sizes:
             continue
@@ -53,15 +59,19 @@ def check_weighting(cls: type[Weighting], **parameters: Any) -> None:
         assert torch.equal(answer, again), (
             f"{name}: two answers from one generator state differ on {matrix.name}"
         )
-        if "non-conflicting" in cls.properties:
-            _check_non_conflicting(cls, matrix, answer)
-        if "scale-free" in cls.properties:
+        if "non-conflicting" in properties:
+            _check_non_conflicting(name, needs, matrix, answer)
+        if "scale-free" in properties:
             for factor in (1e-6, 1e-3, 1e3, 1e6):
-                _check_same(cls, "scale-free", matrix, answer, _scaled(make(tasks), matrix, factor))
-        if "permutation-equivariant" in cls.properties:
-            _check_same(cls, "permutation-equivariant", matrix, answer, _permuted(cls, make, tasks, matrix))
+                _check_same(name, needs, "scale-free", matrix, answer, _scaled(make(tasks), matrix, factor))
+        if "permutation-equivariant" in properties:
+            permuted = _permuted(make, tasks, matrix)
+            _check_same(name, needs, "permutation-equivariant", matrix, answer, permuted)
     count = min(sizes, key=lambda size: abs(size - 5))
     tasks, matrices = tiny_tasks(count), [matrix for matrix in matrix_zoo() if matrix.count == count]
+    if needs is Need.JACOBIAN:  # the gradients of one run have one length
+        width = matrices[-1].jacobian.shape[1]
+        matrices = [matrix for matrix in matrices if matrix.jacobian.shape[1] == width]
     _check_resume(make(tasks), make(tasks), matrices)
     _check_random(make(tasks), matrices[0])
     _check_subsets(make(tasks), matrices[0])
@@ -124,47 +134,43 @@ def _scaled(weighting: Weighting, matrix: Matrix, factor: float) -> Tensor:
     return answer / factor if weighting.needs is Need.JACOBIAN else answer
 
 
-def _permuted(
-    cls: type[Weighting],
-    make: Make,
-    tasks: tuple[Task, ...],
-    matrix: Matrix,
-) -> Tensor:
+def _permuted(make: Make, tasks: tuple[Task, ...], matrix: Matrix) -> Tensor:
     """Return the answer to the tasks in another order, put back into the first order."""
     order = torch.randperm(matrix.count, generator=torch.Generator().manual_seed(3))
-    answer = _answer(make(tuple(tasks[i] for i in order.tolist())), matrix.pick(order))
-    return answer if cls.needs is Need.JACOBIAN else answer[order.argsort()]
+    weighting = make(tuple(tasks[i] for i in order.tolist()))
+    answer = _answer(weighting, matrix.pick(order))
+    return answer if weighting.needs is Need.JACOBIAN else answer[order.argsort()]
 
 
-def _check_same(cls: type[Weighting], what: str, matrix: Matrix, expected: Tensor, found: Tensor) -> None:
+def _check_same(name: str, needs: Need, what: str, matrix: Matrix, expected: Tensor, found: Tensor) -> None:
     """Assert that two answers make the same update of the shared parameters.
 
     Weights from a Gram matrix are compared by the update that they make: where gradients are dependent,
     several weights make the same one.
     """
     difference, size = (found - expected).double(), expected.double().abs()
-    if cls.needs is Need.GRAM:
+    if needs is Need.GRAM:
         gram = matrix.gram
         error = (difference @ gram @ difference).clamp(min=0).sqrt()
         scale = size @ gram.diagonal().sqrt()
-    elif cls.needs is Need.JACOBIAN:
+    elif needs is Need.JACOBIAN:
         error, scale = difference.norm(), matrix.jacobian.double().norm(dim=1).max()
     else:
         error, scale = difference.abs().max(), size.max()
     assert error <= 1e-5 * scale, (
-        f"{cls.__name__}: it is declared {what} and is not, on {matrix.name}: "
+        f"{name}: it is declared {what} and is not, on {matrix.name}: "
         f"{expected.tolist()} became {found.tolist()}"
     )
 
 
-def _check_non_conflicting(cls: type[Weighting], matrix: Matrix, answer: Tensor) -> None:
+def _check_non_conflicting(name: str, needs: Need, matrix: Matrix, answer: Tensor) -> None:
     lengths = matrix.gram.diagonal().sqrt()
-    if cls.needs is Need.JACOBIAN:
+    if needs is Need.JACOBIAN:
         products, size = matrix.jacobian.double() @ answer.double(), answer.double().norm()
     else:
         products, size = matrix.gram @ answer.double(), answer.double().abs() @ lengths
     assert (products >= -1e-6 * lengths * size).all(), (
-        f"{cls.__name__}: it is declared non-conflicting, but on {matrix.name} the update has the products "
+        f"{name}: it is declared non-conflicting, but on {matrix.name} the update has the products "
         f"{products.tolist()} with the task gradients"
     )
 
