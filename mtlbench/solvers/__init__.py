@@ -1,7 +1,15 @@
 """Small exact solvers in T x T space: float64 NumPy in, float64 NumPy out, an error where they fail."""
 
+from mtlbench.solvers.dual_cone import dual_cone_projection
 from mtlbench.solvers.errors import SolverError
 from mtlbench.solvers.min_norm import min_norm_point, min_norm_point_cvxpy
 from mtlbench.solvers.scale import Normalization, gradient_scale
 
-__all__ = ["Normalization", "SolverError", "gradient_scale", "min_norm_point", "min_norm_point_cvxpy"]
+__all__ = [
+    "Normalization",
+    "SolverError",
+    "dual_cone_projection",
+    "gradient_scale",
+    "min_norm_point",
+    "min_norm_point_cvxpy",
+]

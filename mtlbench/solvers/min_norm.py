@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
 
 from mtlbench.solvers.errors import SolverError
+from mtlbench.solvers.gram import not_reached, shortest_square
+from mtlbench.solvers.nonnegative import block_pivoting, lawson_hanson
 
 Array = NDArray[np.float64]
-
-_ROUNDING = 1e-13
-"""What counts as zero in the unknowns of `_Cone`, which are of order one."""
 
 
 def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
@@ -29,27 +27,26 @@ def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
     vector then is zero.
 
     Two tasks have a closed form. More are a least-squares problem with non-negative unknowns (see `_Cone`),
-    solved by an active-set method: block principal pivoting (Portugal, Júdice & Vicente, Mathematics of
-    Computation 63, 1994) takes a handful of small Cholesky factorisations; where dependent gradients keep it
-    from ending, the monotone method of Lawson & Hanson (1974, chapter 23) takes over, which here is Wolfe's
-    min-norm-point algorithm (Mathematical Programming 11, 1976) written for the Gram matrix.
+    solved by block principal pivoting; where dependent gradients keep it from ending, the method of Lawson &
+    Hanson takes over, which here is Wolfe's min-norm-point algorithm (Mathematical Programming 11, 1976)
+    written for the Gram matrix.
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    shortest = _shortest(gram, "min_norm_point")
+    shortest = shortest_square(gram, "min_norm_point")
     if len(gram) <= 2:
         return _two_points(gram)
     if shortest == 0:
         return _share(gram)
     cone = _Cone.of(gram, shortest)
     residual = math.inf
-    for method in (_block_pivoting, _lawson_hanson):
-        ray = method(cone)
+    for method in (block_pivoting, lawson_hanson):
+        ray = method(cone.matrix, cone.bound)
         if ray is not None:
             residual = cone.residual(ray)
             if residual <= tol:
                 return cone.weights(ray)
-    raise _not_reached("min_norm_point", residual, tol)
+    raise not_reached("min_norm_point", residual, tol)
 
 
 def min_norm_point_cvxpy(gram: Array, *, tol: float = 1e-6) -> Array:
@@ -57,7 +54,7 @@ def min_norm_point_cvxpy(gram: Array, *, tol: float = 1e-6) -> Array:
 
     An independent check rather than a tool: it takes about a hundred times as long. Raises the same errors.
     """
-    shortest = _shortest(gram, "min_norm_point_cvxpy")
+    shortest = shortest_square(gram, "min_norm_point_cvxpy")
     if shortest == 0:
         return _share(gram)
     cone = _Cone.of(gram, shortest)
@@ -74,7 +71,7 @@ def min_norm_point_cvxpy(gram: Array, *, tol: float = 1e-6) -> Array:
     ray = program.ray.value.clip(min=0)
     residual = cone.residual(ray)
     if not residual <= tol:
-        raise _not_reached("min_norm_point_cvxpy", residual, tol)
+        raise not_reached("min_norm_point_cvxpy", residual, tol)
     return cone.weights(ray)
 
 
@@ -123,86 +120,6 @@ class _Cone(NamedTuple):
         return float(np.maximum.reduce(violation) / length)
 
 
-def _block_pivoting(cone: _Cone) -> Array | None:
-    """Exchange all wrong indices at once while that helps; give up (None) where it does not."""
-    count = len(cone.bound)
-    passive = np.ones(count, dtype=bool)
-    fewest, patience = count + 1, 3
-    while patience:
-        chosen = passive.nonzero()[0]
-        solution = _solve(cone, chosen)
-        if solution is None:
-            return None
-        if len(chosen) == count:
-            ray, wrong = solution, solution < -_ROUNDING
-        else:
-            ray = np.zeros(count)
-            ray[chosen] = solution
-            wrong = np.where(passive, ray, cone.matrix.dot(ray) - cone.bound) < -_ROUNDING
-        amount = int(np.count_nonzero(wrong))
-        if amount == 0:
-            return np.maximum(ray, 0)
-        if amount < fewest:
-            fewest, patience = amount, 3
-        else:
-            patience -= 1
-        passive ^= wrong
-    return None
-
-
-def _lawson_hanson(cone: _Cone) -> Array:
-    """Let in the most violated index, let out what turns negative; each round shortens the vector."""
-    count = len(cone.bound)
-    ray = np.zeros(count)
-    dependent = np.zeros(count, dtype=bool)
-    for _ in range(30 * count):
-        slack = cone.bound - cone.matrix.dot(ray)
-        slack[(ray > 0) | dependent] = -np.inf
-        new = slack.argmax()
-        if slack[new] <= _ROUNDING:
-            break
-        step = _nonnegative_step(cone, ray, new)
-        if step is None:
-            dependent[new] = True
-        else:
-            ray = step
-            dependent[:] = False
-    return ray
-
-
-def _nonnegative_step(cone: _Cone, ray: Array, new: np.intp) -> Array | None:
-    """Return the minimiser on the face that is reached from ``ray`` when ``new`` may be positive as well.
-
-    None where ``new`` does not become positive: then its gradient depends on the others within rounding.
-    """
-    passive = ray > 0
-    passive[new] = True
-    while passive[new]:
-        chosen = passive.nonzero()[0]
-        solution = _solve(cone, chosen)
-        if solution is None:
-            return None
-        target = np.zeros_like(ray)
-        target[chosen] = solution
-        outside = (passive & (target <= 0)).nonzero()[0]
-        if len(outside) == 0:
-            return target
-        steps = ray[outside] / np.maximum(ray[outside] - target[outside], np.finfo(float).tiny)
-        ray = np.maximum(ray + steps.min() * (target - ray), 0)
-        ray[outside[steps.argmin()]] = 0
-        passive[outside[steps.argmin()]] = False
-    return None
-
-
-def _solve(cone: _Cone, chosen: NDArray[np.intp]) -> Array | None:
-    """Solve on the chosen indices by Cholesky; None where the chosen gradients are affinely dependent."""
-    matrix, bound = cone.matrix, cone.bound
-    if len(chosen) < len(bound):
-        matrix, bound = matrix.take(chosen, 0).take(chosen, 1), bound.take(chosen)
-    _, solution, info = dposv(matrix, bound)
-    return solution if info == 0 else None
-
-
 def _two_points(gram: Array) -> Array:
     """Return the closed form for one task or two: the foot of the perpendicular, clipped to the segment."""
     if len(gram) == 1:
@@ -218,28 +135,6 @@ def _share(gram: Array) -> Array:
     zero: Array = (gram.diagonal() == 0).astype(np.float64)
     zero /= zero.sum()
     return zero
-
-
-def _shortest(gram: Array, method: str) -> float:
-    """Return the smallest squared length, having checked that the matrix is one that can be solved."""
-    if not math.isfinite(np.add.reduce(gram, axis=None)):
-        bad = np.argwhere(~np.isfinite(gram)).tolist()
-        where = f"at row {bad[0][0]}, column {bad[0][1]}" if bad else "in its sum"
-        raise SolverError(method, f"the Gram matrix is not finite {where}")
-    shortest = float(np.minimum.reduce(gram.diagonal()))
-    if shortest < 0:
-        raise SolverError(
-            method, f"the Gram matrix has {shortest:.1e} on its diagonal, a negative squared length"
-        )
-    return shortest
-
-
-def _not_reached(method: str, residual: float, tol: float) -> SolverError:
-    reason = (
-        f"the relative residual is {residual:.1e}, above the tolerance of {tol:.1e}; "
-        "check that the matrix is J Jᵀ in float64"
-    )
-    return SolverError(method, reason, residual)
 
 
 class _Program(NamedTuple):
