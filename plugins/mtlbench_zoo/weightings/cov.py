@@ -1,0 +1,61 @@
+"""Coefficient-of-variations weighting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtlbench.contracts import Task
+from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, like
+
+_EPSILON = 1e-8  # the official code's, added to the variance of ratios, which have no unit
+
+
+class CoV(NonnegativeLosses):
+    """Coefficient of variation: more weight for the losses that still vary.
+
+    Minimises  sum_t w_t L_t  with  w_t = c_t / sum_r c_r,  c_t = sigma_t / mu_t,  the standard deviation over
+    the mean of all loss ratios l_t seen so far, a loss ratio being the loss over the mean of all losses of
+    the task before it (1 for the first). At a task's first two steps the weights are 1/T.
+
+    Source: Groenendijk, Karaoglu, Gevers & Mensink, WACV 2021, arXiv:2009.01717.
+    Heads: weighted. The weights sum to 1, and stay the same when all losses are scaled alike.
+    Zero and negative losses: a loss ratio is 1 as long as all losses before were 0; a negative loss ends
+    the run with an error.
+    Deviations: the statistics are Welford's running ones over the whole run, in float64; the paper's other
+    choice, decaying ones, is not here. As in the official code the variance is that of the population, plus
+    1e-8, and a step's weights come from the steps before it.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant", "scale-free"})
+
+    count: Tensor
+    loss_mean: Tensor
+    ratio_mean: Tensor
+    ratio_spread: Tensor
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__(tasks)
+        for name in ("count", "loss_mean", "ratio_mean", "ratio_spread"):
+            self.buffer(name)
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """Return the weights ``[T]`` for the losses ``[T]``, which enter the statistics after that."""
+        values, here = self.read(losses), self.active
+        count, mean, spread = self.count[here], self.ratio_mean[here], self.ratio_spread[here]
+        variation = (spread / count + _EPSILON).sqrt() / mean
+        known = (count >= 2).all()
+        weights = torch.where(known, variation / variation.sum(), 1 / len(values))
+
+        earlier = self.loss_mean[here]
+        ratio = torch.where(earlier > 0, values / earlier, 1)
+        count = count + 1
+        moved = mean + (ratio - mean) / count
+        self.count[here] = count
+        self.loss_mean[here] = earlier + (values - earlier) / count
+        self.ratio_spread[here] = spread + (ratio - mean) * (ratio - moved)
+        self.ratio_mean[here] = moved
+        return like(weights, losses)
