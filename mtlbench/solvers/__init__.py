@@ -2,6 +2,7 @@
 
 from mtlbench.solvers.dual_cone import dual_cone_projection
 from mtlbench.solvers.errors import SolverError
+from mtlbench.solvers.fair import fair_weights
 from mtlbench.solvers.min_norm import min_norm_point, min_norm_point_cvxpy
 from mtlbench.solvers.scale import Normalization, gradient_scale
 
@@ -9,6 +10,7 @@ __all__ = [
     "Normalization",
     "SolverError",
     "dual_cone_projection",
+    "fair_weights",
     "gradient_scale",
     "min_norm_point",
     "min_norm_point_cvxpy",
