@@ -5,10 +5,14 @@ from mtlbench.solvers.errors import SolverError
 from mtlbench.solvers.fair import fair_weights
 from mtlbench.solvers.min_norm import min_norm_point, min_norm_point_cvxpy
 from mtlbench.solvers.scale import Normalization, gradient_scale
+from mtlbench.solvers.spectrum import ScaleMode, aligned_weights, config_weights
 
 __all__ = [
     "Normalization",
+    "ScaleMode",
     "SolverError",
+    "aligned_weights",
+    "config_weights",
     "dual_cone_projection",
     "fair_weights",
     "gradient_scale",
