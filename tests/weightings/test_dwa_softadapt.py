@@ -15,7 +15,9 @@ from mtlbench_zoo.weightings.softadapt import SoftAdapt
 
 TASKS = tiny_tasks(3)
 LOSSES = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
-EPOCHS = torch.tensor([[1.0, 2.0, 4.0], [0.5, 2.0, 8.0], [0.4, 1.0, 9.0]], dtype=torch.float64)
+EPOCHS = torch.tensor(
+    [[1.0, 2.0, 4.0], [0.5, 2.0, 8.0], [0.4, 1.0, 9.0], [0.1, 3.0, 9.0]], dtype=torch.float64
+)
 
 
 def after(cls, epochs: torch.Tensor, **parameters):
@@ -53,11 +55,10 @@ def test_dwa_is_the_softmax_of_the_ratios(temperature: float) -> None:
 
 def test_dwa_is_torchjds() -> None:
     ours, theirs = DWA(TASKS), TheirDWA()
-    for epoch in EPOCHS:
-        leaf = LOSSES.clone().requires_grad_()
+    for epoch in EPOCHS:  # of one step each
+        leaf = epoch.clone().requires_grad_()
         (expected,) = torch.autograd.grad(theirs(leaf), leaf)
-        assert ours(LOSSES) == pytest.approx(expected)
-        theirs._loss_sum, theirs._n_batches = epoch.clone(), 1  # the epoch's mean, without its steps
+        assert ours(epoch) == pytest.approx(expected)
         theirs.step()
         ours.after_epoch(epoch)
 

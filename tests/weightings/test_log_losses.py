@@ -162,8 +162,9 @@ def test_stch_goes_over_smoothly_at_the_nadir() -> None:
     assert warmed_up()(MEANS) == pytest.approx(1 / MEANS)
 
 
-def test_stch_learns_a_missing_nadir_later() -> None:
-    weighting = warmed_up(torch.tensor([1.0, math.nan, 1.0], dtype=torch.float64))
+@pytest.mark.parametrize("missing", [math.nan, 0.0])
+def test_stch_learns_a_missing_nadir_later(missing: float) -> None:
+    weighting = warmed_up(torch.tensor([1.0, missing, 1.0], dtype=torch.float64))
     at_nadir = warmed_up(torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64))
     assert weighting(LOSSES) == pytest.approx(at_nadir(LOSSES))  # the second loss is at 2
     weighting.after_epoch(torch.tensor([9.0, 0.5, 9.0], dtype=torch.float64))

@@ -23,8 +23,8 @@ class CoV(NonnegativeLosses):
 
     Source: Groenendijk, Karaoglu, Gevers & Mensink, WACV 2021, arXiv:2009.01717.
     Heads: weighted. The weights sum to 1, and stay the same when all losses are scaled alike.
-    Zero and negative losses: a loss ratio is 1 as long as all losses before were 0; a negative loss ends
-    the run with an error.
+    Losses: >= 0. A loss ratio is 1 as long as all losses before were 0; a negative loss ends the run with an
+    error.
     Deviations: the statistics are Welford's running ones over the whole run, in float64; the paper's other
     choice, decaying ones, is not here. As in the official code the variance is that of the population, plus
     1e-8, and a step's weights come from the steps before it.

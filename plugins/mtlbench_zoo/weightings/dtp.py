@@ -34,8 +34,8 @@ class DTP(NonnegativeLosses):
     Source: Guo, Haque, Huang, Yeung & Fei-Fei, ECCV 2018; weights and running mean checked against the public
     accounts of it only, and its values of gamma and alpha could not be verified. There is no official code.
     Heads: weighted. The weights have no fixed sum, and stay the same when all losses are scaled alike.
-    Zero and negative losses: a loss of 0 is a solved task; one solved from the start gets weight 0. A
-    negative loss ends the run with an error.
+    Losses: >= 0. One of 0 is a solved task, which gets weight 0 if it is so from the start; a negative one
+    ends the run with an error.
     Deviations: the indicator. The paper also weights samples by a focal loss of their own and orders tasks
     in the network; that is a matter of losses and architectures. 1 - k is what is stored, which keeps its
     digits near a solved task; k is not let below 2^-53, so that no weight is above 37.

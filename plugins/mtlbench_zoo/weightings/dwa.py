@@ -25,7 +25,7 @@ class DWA(NonnegativeLosses):
     before them, new at every step, with weights 1 until there are 2 n. Nash-MTL's comparisons use 25.
     Source: Liu, Johns & Davison, CVPR 2019, arXiv:1803.10704.
     Heads: weighted. The weights sum to K, the number of tasks with a label in the batch.
-    Zero and negative losses: r_t = 1 where the earlier mean is 0 or not known (a task without labels); a
+    Losses: >= 0. r_t = 1 where the earlier mean is 0 or a mean is not known (a task without labels); a
     negative loss ends the run with an error.
     Deviations: Nash-MTL's code fills the windows with ones at first and takes the mean of the weighted
     losses, so that its weights in effect sum to 1.

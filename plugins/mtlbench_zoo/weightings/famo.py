@@ -30,8 +30,8 @@ class FAMO(NonnegativeLosses):
     Source: Liu, Feng, Stone & Liu, NeurIPS 2023, arXiv:2306.03792.
     Heads: weighted. The weights sum to 1, and stay the same when all losses are scaled alike.
     Cost: one more forward pass a step, in train mode; running statistics are not updated twice.
-    Zero and negative losses: a loss of exactly 0 gets weight 0, and the logit of a task without a label, or
-    with a loss of 0 before or after the step, rests; a negative loss ends the run with an error.
+    Losses: >= 0. One of exactly 0 gets weight 0, and the logit of a task without a label, or with a loss of
+    0 before or after the step, rests; a negative loss ends the run with an error.
     Deviations: no 1e-8 is added to losses, which would matter for small ones; the least losses are 0. The
     official code also asks for gradients clipped to length 1 but clips before they exist; ``--clip`` is here
     a matter of the protocol. Each logit counts its own Adam steps, as one may rest.

@@ -17,8 +17,8 @@ class GLS(NonnegativeLosses):
     Source: Chennupati et al., CVPR workshops 2019, arXiv:1904.08492.
     Heads: weighted. The weights have no fixed sum; each weighted loss is worth M / T. They stay the same
     when all losses are scaled alike.
-    Zero and negative losses: the mean is taken over the losses that are not exactly 0, T being their number,
-    and a loss of 0 gets weight 0; a negative one ends the run with an error.
+    Losses: >= 0. The mean is taken over those that are not exactly 0, T being their number, and a loss of 0
+    gets weight 0; a negative one ends the run with an error.
     Deviations: computed in logarithms; LibMTL's product of losses leaves the range of float32 with some
     tens of tasks. The paper's focused variant, which multiplies chosen tasks again, is not here.
     """

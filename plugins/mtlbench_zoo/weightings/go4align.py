@@ -29,10 +29,9 @@ class GO4Align(NonnegativeLosses):
     thousands of steps; they are the one part that depends on the losses' units.
     Source: Shen, Wang, Xiao, van Noord & Worring, NeurIPS 2024, arXiv:2404.06486; the formulas are those of
     the official code, and were not checked against the paper's text.
-    Heads: weighted. The weights have no fixed sum; while shares are equal, and for tasks of one group and
-    one loss each, they are 1.
-    Zero and negative losses: a loss of exactly 0 gets weight 0 and joins no group; a negative one ends the
-    run with an error.
+    Heads: weighted. The weights have no fixed sum; for equal shares of equal losses they are 1.
+    Losses: >= 0. One of exactly 0 gets weight 0 and joins no group; a negative one ends the run with an
+    error.
     Deviations: k-means on numbers is solved exactly, so there are no random starts. Shares are kept as
     logarithms, which large losses do not turn into 0/0. Tasks without a label in the batch keep their share.
     """

@@ -20,8 +20,8 @@ class IMTLL(NonnegativeLosses):
 
     Source: Liu et al., ICLR 2021 (openreview IMPnRXEWpvr), its loss balance IMTL-L.
     Heads: weighted, as the objective is one scalar. The weights exp(s_t) have no fixed sum.
-    Zero and negative losses: a loss of exactly 0 is left out of the objective, so that its s_t rests, as it
-    does without a label; a negative one ends the run with an error.
+    Losses: >= 0. One of exactly 0 is left out of the objective, so that its s_t rests, as it does without a
+    label; a negative one ends the run with an error.
     Deviations: s_t takes the run's optimiser without weight decay. LibMTL has this objective only together
     with the gradient balance (imtl here).
     """

@@ -16,7 +16,7 @@ class ScaleInvariant(NonnegativeLosses):
 
     Source: the baseline SI of Navon et al., ICML 2022, arXiv:2202.01017, called scaleinvls in its code.
     Heads: weighted. The weights have no fixed sum; each weighted loss is worth 1.
-    Zero and negative losses: a loss of exactly 0 gets weight 0, a negative one ends the run with an error.
+    Losses: >= 0. One of exactly 0 gets weight 0; a negative one ends the run with an error.
     Deviations: none but these two, where the official code gives infinite weights and NaN.
     """
 

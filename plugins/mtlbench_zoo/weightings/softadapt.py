@@ -29,15 +29,15 @@ class SoftAdapt(NonnegativeLosses):
     window: None for means over epochs; a number n for means over the last n steps and the n before them.
     Source: Heydari, Thompson & Mehmood, 2019, arXiv:1912.12355, section 3.1.
     Heads: weighted. The weights sum to 1.
-    Zero and negative losses: where a mean is not known (a task without labels) s_t = 0 and a_t is the mean
-    of the others'; where all last means are 0, a_t = 1. A negative loss ends the run with an error.
+    Losses: >= 0. Where a mean is not known (a task without labels) s_t = 0 and a_t is the mean of the
+    others'; where all last means are 0, a_t = 1. A negative loss ends the run with an error.
     Deviations: slopes are differences of two means; the authors' code takes finite differences of up to
     fifth order over single stored values, and its later version divides by the signed sum of the slopes,
     which turns all signs round when most losses fall. The paper's formulas were checked against the code of
     its authors, not against its text.
     """
 
-    properties: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant"})
+    properties: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant", "scale-free"})
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class SoftAdapt(NonnegativeLosses):
         if not math.isfinite(beta):
             raise MtlbenchError(f"softadapt: beta must be a finite number, got {beta}")
         self.beta, self.normalize, self.loss_weighted = beta, normalize, loss_weighted
-        if normalize:
-            vars(self)["properties"] = self.properties | {"scale-free"}
+        if not normalize:
+            vars(self)["properties"] = self.properties - {"scale-free"}
         self.recent = RecentMeans("softadapt", len(tasks), window)
 
     def forward(self, losses: Tensor) -> Tensor:

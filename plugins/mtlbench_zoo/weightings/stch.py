@@ -29,9 +29,8 @@ class STCH(NonnegativeLosses):
     gives the logarithms, the nadir and the factor T.
     Heads: weighted. The weights have no fixed sum; weighted losses sum to T. Losses of other units give the
     same update.
-    Zero and negative losses: a loss of exactly 0 gets weight 0; a negative one ends the run with an error.
-    A task whose nadir is 0, or which had no label in that epoch, counts as one at its nadir; a later epoch
-    gives the missing one.
+    Losses: >= 0. One of exactly 0 gets weight 0; a negative one ends the run with an error. A task whose
+    nadir is 0, or which had no label in that epoch, counts as one at its nadir until a later epoch gives it.
     Deviations: preferences are equal and the ideal point is 0, as in the official code. That code adds 1e-20
     to losses and ratios; here softmax works on logarithms and needs no such term.
     """
@@ -63,5 +62,5 @@ class STCH(NonnegativeLosses):
     def after_epoch(self, losses: Tensor) -> None:
         """Take the epoch's mean losses ``[T]``: the nadir, where it is due."""
         if int(self.epochs) >= self.warmup:
-            self.nadir.copy_(self.nadir.where(self.nadir.isfinite(), losses.to(self.nadir)))
+            self.nadir.copy_(self.nadir.where(self.nadir > 0, losses.to(self.nadir)))
         self.epochs += 1
