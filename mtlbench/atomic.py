@@ -8,12 +8,16 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mtlbench.errors import MtlbenchError
 
-WRITING = "make room there or name another folder with --data-dir or $MTLBENCH_DATA"
+WRITING = "name another folder with --data-dir or $MTLBENCH_DATA"
+
+STALE_SECONDS = 60
+"""A claim to a name is held for the length of a rename; one that is older belongs to nobody."""
 
 
 @contextlib.contextmanager
@@ -23,7 +27,8 @@ def translated(what: str, remedy: str = WRITING) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
-        raise MtlbenchError(f"{what}: {reason}; {remedy}") from error
+        room = "make room there or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise MtlbenchError(f"{what}: {reason}; {room}{remedy}") from error
 
 
 def sweep(folder: Path, name: str) -> int:
@@ -99,6 +104,9 @@ def create(path: Path, text: str) -> bool:
 def _claim(temporary: Path, path: Path) -> bool:
     """Do what a link does, on file systems without hard links: an exclusive claim, then a rename."""
     claim = path.with_name(f".{path.name}.claim")
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - claim.stat().st_mtime > STALE_SECONDS:
+            claim.unlink(missing_ok=True)  # its writer was killed between the claim and the rename
     try:
         os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
     except FileExistsError:

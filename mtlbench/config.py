@@ -6,7 +6,7 @@ import math
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,9 +20,11 @@ BASELINE = ("stl", "ew")
 """What Δ-MTL is measured against, by definition: each task alone, in an encoder of its own."""
 
 
-def option(default: Any, help: str, *, low: float = -math.inf, above: float = -math.inf) -> Any:
-    """Declare a setting: its default, its help line, and its range (``>= low``, ``> above``)."""
-    return field(default=default, metadata={"help": help, "low": low, "above": above})
+def option(
+    default: Any, help: str, *, low: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> Any:
+    """Declare a setting: its default, its help line, and its range (``>= low``, ``> above``, ``< below``)."""
+    return field(default=default, metadata={"help": help, "low": low, "above": above, "below": below})
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Protocol:
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimiser.")
     lr: float = option(1e-3, "Learning rate.", above=0)
     weight_decay: float = option(0.0, "Weight decay; a weighting's own parameters are left out.", low=0)
-    momentum: float = option(0.9, "Momentum of sgd.", low=0)
+    momentum: float = option(0.9, "Momentum of sgd.", low=0, below=1)
     scheduler: Literal["none", "step", "cosine"] = option("none", "Learning rate schedule, by epoch.")
     step_size: int = option(100, "Epochs between two drops of the step schedule.", low=1)
     gamma: float = option(0.5, "Factor of each drop of the step schedule.", above=0)
@@ -67,7 +69,7 @@ class RunConfig(Protocol):
     seeds: tuple[int, ...] = option(
         (0,), "Seeds, such as 0,1,2 or 0-4; every run is repeated for each.", low=0
     )
-    device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1, mps.")
+    device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1.")
     baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")
     force: bool = option(False, "Train again although the record is there; the old record stays.")
     resume: bool = option(False, "Go on from the checkpoint that an interrupted run left.")
@@ -87,10 +89,6 @@ class RunConfig(Protocol):
         found = {f.name: getattr(self, f.name) for f in fields(Protocol)}
         return found | {"selection": SELECTION_RULE}
 
-    def asdict(self) -> dict[str, Any]:
-        """Return all settings as plain values."""
-        return asdict(self)
-
     @classmethod
     def resolve(cls, file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
         """Merge defaults, the TOML ``file`` and ``flags`` (flags win; a flag that is None was not given)."""
@@ -107,6 +105,8 @@ def read_toml(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MtlbenchError(f"config file '{file}' does not exist") from None
+    except OSError as error:
+        raise MtlbenchError(f"config file '{file}' can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MtlbenchError(f"config file '{file}' is not valid TOML: {error}") from None
     known = {flag_name(f.name): f.name for f in fields(RunConfig)}
@@ -145,12 +145,13 @@ def _check(setting: Field[Any], hint: Any, value: Any) -> Any:
         value = _convert(hint, value)
     except (TypeError, ValueError):
         raise MtlbenchError(f"'{name}' must be {_describe(hint)}, found {value!r}") from None
-    low, above = setting.metadata["low"], setting.metadata["above"]
+    low, above, below = (setting.metadata[key] for key in ("low", "above", "below"))
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and not (
-            math.isfinite(number) and number >= low and number > above
+            math.isfinite(number) and low <= number < below and number > above
         ):
-            rule = f"above {above:g}" if above > low else f"at least {low:g}"
+            rule = f"finite and above {above:g}" if above > low else f"at least {low:g}"
+            rule += f" and below {below:g}" if math.isfinite(below) else ""
             raise MtlbenchError(f"'{name}' must be {rule}, found {number}")
     if isinstance(value, tuple) and len(set(value)) < len(value):
         raise MtlbenchError(f"'{name}' names something twice: {', '.join(map(str, value))}")
@@ -176,6 +177,8 @@ def _convert(hint: Any, value: Any) -> Any:
         if not items and arguments[0] is not Path:
             raise ValueError(value)
         return items
+    if value == "":
+        raise ValueError(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +19,7 @@ import mtlbench
 from mtlbench.config import BASELINE, RunConfig
 from mtlbench.contracts import Dataset, Weighting
 from mtlbench.data.folder import data_folder
-from mtlbench.errors import Interrupted, MtlbenchError
+from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 from mtlbench.gradients import GradientEngine
 from mtlbench.registry import Choice, Registry, source_digest
 from mtlbench.results import Comparison, Cost, Record, Store, comparability_key, compare, run_id
@@ -26,8 +29,8 @@ from mtlbench.training.loop import Outcome, pick_device, train
 from mtlbench.training.model import Run, build, choose_tasks
 from mtlbench.training.report import Reporter
 
-CORE = ("mtlbench.training.loop", "mtlbench.solvers", "mtlbench.data")
-"""The modules that, with all that they import, decide a run's result; their source is part of its name."""
+CORE = ["mtlbench.training.loop"]
+"""What, with all that it imports, decides every run's result; plugins bring their own losses and solvers."""
 
 
 class Watcher(Reporter, Protocol):
@@ -63,13 +66,22 @@ class Experiment:
         self.config = config
         self.store = Store(config.results)
         self.device = pick_device(config.device)
+        # First everything that a wrong word could spoil, then what takes time or leaves files.
         data = registry.choose("datasets", config.data)
+        architecture = registry.choose("architectures", config.arch)
+        weighting = registry.choose("weightings", config.weight)
+        encoder = registry.choose("encoders", config.encoder or data.cls.encoder)
+        self.single = (
+            registry.choose("architectures", BASELINE[0]),
+            registry.choose("weightings", BASELINE[1]),
+        )
+        self.store.check()
         self.dataset: Dataset = data.build(data_dir=data_folder(config.data_dir))
         names = config.tasks or tuple(task.name for task in self.dataset.tasks)
         self.run = Run(
-            registry.choose("architectures", config.arch),
-            registry.choose("weightings", config.weight),
-            registry.choose("encoders", config.encoder or self.dataset.encoder),
+            architecture,
+            weighting,
+            encoder,
             data,
             tuple(task.name for task in choose_tasks(self.dataset, names)),
             config.grad,
@@ -78,30 +90,51 @@ class Experiment:
             config.protocol,
             registry,
         )
-        self.single = (
-            registry.choose("architectures", BASELINE[0]),
-            registry.choose("weightings", BASELINE[1]),
-        )
         self._check_combination()
-        self.store.check()
         self._fingerprint = self.dataset.fingerprint()
         self._counts = self.dataset.counts()
         self._core = _digest(CORE)
 
     def _check_combination(self) -> None:
-        """Build the run once, so that what cannot work is refused before any baseline is trained."""
-        model, weighting = build(self.run, self.dataset)
-        # What a wrapper does depends on the code of what it wraps, too.
-        inside = {type(part).__module__ for part in weighting.modules() if isinstance(part, Weighting)}
-        self._modules = {self.run.weighting.plugin.module: sorted(inside)}
-        heads = {name: model.heads[name] for name in self.run.tasks}
-        tasks = choose_tasks(self.dataset, self.run.tasks)
-        GradientEngine(
-            model.architecture, heads, tasks, weighting, self.run.grad, self.dataset.per_task, self.run.scale
-        )
+        """Make one step on two samples, so that what cannot work is refused before any baseline is trained."""
         for name, count in self.dataset.counts().items():
             if not count:
                 raise MtlbenchError(f"{self.dataset.title}: the split '{name}' is empty")
+        try:
+            weighting = self._trial()
+        except (MtlbenchError, OSError):
+            raise
+        except Exception as error:
+            if os.environ.get("MTLBENCH_TRACEBACK"):
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise MtlbenchError(
+                f"{self.run.label}: a trial step failed: {type(error).__name__}: {' '.join(str(error).split())}"
+                f" ({Path(where.filename).name}:{where.lineno}; MTLBENCH_TRACEBACK=1 shows the way there)"
+            ) from error
+        # What a wrapper does depends on the code of what it wraps, too.
+        inside = {type(part).__module__ for part in weighting.modules() if isinstance(part, Weighting)}
+        self._weighting_modules = sorted(inside)
+
+    def _trial(self) -> Weighting:
+        model, weighting = build(self.run, self.dataset)
+        engine = GradientEngine(
+            model.architecture,
+            {name: model.heads[name] for name in self.run.tasks},
+            choose_tasks(self.dataset, self.run.tasks),
+            weighting,
+            self.run.grad,
+            self.dataset.per_task,
+            self.run.scale,
+        )
+        split, cpu = self.dataset.split("train"), torch.device("cpu")
+        two = {
+            name: part.fetch(torch.arange(len(part))[:2]).to(cpu)
+            for name, part in (split.items() if isinstance(split, Mapping) else [("", split)])
+        }
+        with suppress(RunFailedError):  # that a method gives up on this batch is no reason not to train
+            engine.step(two if isinstance(split, Mapping) else two[""])
+        return weighting
 
     def execute(self, watcher: Watcher, stopped: Callable[[], bool]) -> list[Result]:
         """Train what the store lacks, baselines first, and return one result a seed."""
@@ -137,6 +170,10 @@ class Experiment:
         folder = (run.dataset.plugin.name, run.name)
         kept = self.store.find(folder, name)
         if kept is not None and not force:
+            if kept.values["env"] != self._env():
+                watcher.notice(
+                    f"{run.label}: the record that is there was made with another set-up (see its env)"
+                )
             return Trained(kept, self.store.cost(kept), cached=True)
         checkpoint = self.store.checkpoint(name)
         if checkpoint.exists() and not self.config.resume:
@@ -161,6 +198,14 @@ class Experiment:
         checkpoints.discard(checkpoint)
         return Trained(record, self.store.cost(record), cached=False)
 
+    def _env(self) -> dict[str, Any]:
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": describe_device(self.device),
+            "threads": torch.get_num_threads(),
+        }
+
     def _identity(self, run: Run) -> dict[str, Any]:
         def named(choice: Choice) -> dict[str, Any]:
             return {"name": choice.plugin.name, "parameters": choice.parameters}
@@ -168,7 +213,8 @@ class Experiment:
         def code(choice: Choice) -> dict[str, str]:
             # Of a plugin file only the name: where it lies on this machine makes no difference to the run.
             origin = Path(choice.plugin.origin).name
-            modules = self._modules.get(choice.plugin.module, [choice.plugin.module])
+            own = choice is self.run.weighting
+            modules = self._weighting_modules if own else [choice.plugin.module]
             return {"origin": origin, "source": _digest(modules)}
 
         parts = {
@@ -221,13 +267,7 @@ class Experiment:
             "status": outcome.status,
             "reason": outcome.reason,
             **identity,
-            "env": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "device": describe_device(self.device),
-                "threads": torch.get_num_threads(),
-                "deterministic": torch.are_deterministic_algorithms_enabled(),
-            },
+            "env": self._env(),
             "parameters": outcome.parameters,
             "budget": {
                 "epochs": len(outcome.history),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import sys
 import traceback
@@ -122,6 +123,10 @@ class Plugin:
         found = reduce(getattr, self.attribute.split("."), importlib.import_module(self.module))
         if not (isinstance(found, type) and issubclass(found, contract)):
             raise TypeError(f"{self.module}:{self.attribute} is no subclass of {contract.__name__}")
+        if contract.__name__ == "Weighting" and not hasattr(found, "needs"):
+            raise TypeError(
+                f"{self.module}:{self.attribute} does not say what it needs (needs = Need.LOSSES ...)"
+            )
         if inspect.isabstract(found):
             missing = ", ".join(sorted(found.__abstractmethods__))
             raise TypeError(f"{self.module}:{self.attribute} does not define {missing}")
@@ -247,7 +252,16 @@ class Registry:
         spec = Spec.parse(text)
         plugin = self.get(kind, spec.name)
         cls = plugin.load()
-        return Choice(plugin, cls, bind(spec, cls, cls.context, plugin.title))
+        values = bind(spec, cls, cls.context, plugin.title)
+        for key, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise MtlbenchError(
+                    f"{plugin.title}: parameter {key!r} is {value!r}, which a record cannot hold;"
+                    " parameters are finite numbers, texts, true, false, none and lists of them"
+                ) from None
+        return Choice(plugin, cls, values)
 
     @cached_property
     def _installed(self) -> tuple[list[Plugin], list[BrokenFile]]:

@@ -102,10 +102,11 @@ def fault(module_name: str, attribute: str) -> str | None:
 
 
 def source_digest(module_name: str) -> str:
-    """Return a hash of a module and of all that it imports from its own top-level package: 16 hex digits.
+    """Return a hash of a module and of what it imports from its own top-level package and from mtlbench.
 
-    The package ``__init__`` files that run on import count too. Paths and the name of the top-level
-    package do not, so that the digest is the same on every machine.
+    16 hexadecimal digits. All that is imported in turn counts, and so do the package ``__init__`` files
+    that run on import. Paths and the name of the top-level package do not, so that the digest is the same
+    on every machine.
     """
     top = module_name.partition(".")[0]
     digest = hashlib.sha256()
@@ -184,7 +185,7 @@ def _closure(module_name: str) -> dict[str, Module]:
                 names = _imported(node, module)
                 if isinstance(node, ast.ImportFrom):  # what it names may be a submodule
                     names += [f"{names[0]}.{alias.name}" for alias in node.names]
-                waiting += [name for name in names if name.partition(".")[0] == top]
+                waiting += [name for name in names if name.partition(".")[0] in (top, "mtlbench")]
     return found
 
 

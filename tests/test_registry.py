@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 
+from mtlbench import source
 from mtlbench.contracts import Architecture, Dataset, Weighting
 from mtlbench.errors import MtlbenchError
 from mtlbench.registry import KINDS, Plugin, Registry, find_kind, source_digest
@@ -254,6 +255,7 @@ def test_keyword_arguments_that_go_on_to_the_contract_receive_the_context(tmp_pa
     from mtlbench.contracts import Weighting
 
     class Passing(Weighting):
+        needs = "set by the test"
         def __init__(self, beta: int = 3, **rest):
             super().__init__(**rest)
     """
@@ -266,9 +268,11 @@ def test_a_file_gives_its_concrete_public_classes(tmp_path: Path) -> None:
     text = (
         WEIGHTING.format(name="MyRandomWalk")
         + """
+from mtlbench import source
 from mtlbench.contracts import Architecture
 
-class _Base(Weighting): ...
+class _Base(Weighting):
+    needs = "set by the test"
 class PCGrad(_Base):
     name = "my-pcgrad"
 class Child(PCGrad): ...
@@ -360,9 +364,12 @@ def test_the_digest_covers_what_runs_and_nothing_else(
         assert digest(f"d-{name}", **{name: "x = 1\n"}) != original
 
 
-def test_the_digest_of_a_module_of_the_box_does_not_cover_the_core() -> None:
+def test_the_digest_covers_what_a_plugin_takes_from_the_core() -> None:
     assert source_digest("mtlbench_zoo.weightings.ew") == source_digest("mtlbench_zoo.weightings.ew")
     assert source_digest("mtlbench_zoo.weightings.ew") != source_digest("mtlbench_zoo.weightings.uw")
+    assert "mtlbench.solvers.min_norm" in source._closure("mtlbench_zoo.weightings.mgda")
+    assert "mtlbench.solvers.min_norm" not in source._closure("mtlbench_zoo.weightings.ew")
+    assert "mtlbench.metrics.classes" in source._closure("mtlbench_zoo.datasets.pets")
 
 
 def test_every_contract_is_what_its_kind_says() -> None:

@@ -26,7 +26,7 @@ class _Lazy:
 
 COMMANDS = {
     "run": _Lazy("mtlbench.cli.run", "run", "Train tasks together and apart, and say what it gained."),
-    "data": _Lazy("mtlbench.cli.data", "data", "Prepare datasets and look at them."),
+    "data": _Lazy("mtlbench.cli.data", "data", "Prepare datasets."),
     "ls": _Lazy("mtlbench.cli.plugins", "ls", "List architectures, weightings, encoders, datasets ..."),
     "info": _Lazy("mtlbench.cli.plugins", "info", "Show what a plugin is, its parameters and its cost."),
 }

@@ -9,7 +9,7 @@ import click
 
 @click.group()
 def data() -> None:
-    """Prepare datasets and look at them."""
+    """Prepare datasets."""
 
 
 @data.command()

@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from mtlbench.training.report import Silence
 
@@ -77,12 +78,12 @@ class Bars(Quiet):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn(" running  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}", style="dim"),
+            TextColumn("{task.fields[losses]}", style="dim", markup=False),
             console=console,
             refresh_per_second=8,
         )
@@ -107,11 +108,14 @@ class Bars(Quiet):
         self.progress.update(self.bar, advance=1, losses=_losses(self.mean))
 
     def finished(self, status: str, reason: str | None) -> None:
-        """Complete the bar; an early stop leaves it full too, with a word."""
-        task = self.progress.tasks[self.bar]
-        early = status == "ok" and task.completed < (task.total or 0)
-        word = "stopped early" if early else "" if status == "ok" else f"[red]{status}[/red]"
-        self.progress.update(self.bar, total=task.completed or 1, losses=word or _losses(self.mean))
+        """Replace the bar by a line, so that only what is running moves, however many runs there are."""
+        task = self.progress.tasks[0]
+        early = ", stopped early" if status == "ok" and task.completed < (task.total or 0) else ""
+        word = "done" if status == "ok" else status
+        self.progress.remove_task(self.bar)
+        line = Text.assemble((f"{word:>8}", "green" if status == "ok" else "red"), f"  {task.description}")
+        line.append(f"  {task.elapsed or 0:.0f} s{early}", style="dim")
+        self.progress.console.print(line if reason is None else line.append(f"  {reason}", style="red"))
 
 
 @contextmanager
@@ -120,7 +124,7 @@ def watcher(quiet: bool) -> Iterator[Quiet]:
     if quiet:
         yield Quiet()
         return
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         yield Lines(console)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -83,7 +82,7 @@ def run(config: Path | None, **flags: Any) -> None:
     flags["plugin"] = flags["plugin"] or None
     settings = RunConfig.resolve(config, flags)
 
-    _share_cores()
+    _set_environment()
     from mtlbench.cli.progress import watcher
     from mtlbench.registry import Registry
 
@@ -102,12 +101,14 @@ def run(config: Path | None, **flags: Any) -> None:
         )
 
 
-def _share_cores() -> None:
-    """Let idle threads sleep where other work keeps the machine busy; to be called before torch is imported.
+def _set_environment() -> None:
+    """Set what torch reads when it is imported.
 
-    By default they spin, which was a quarter faster on two idle cores and ten times slower on two busy ones,
-    where a spinning thread keeps a working one from running. Results do not depend on it.
+    cuBLAS is deterministic only with a workspace of fixed size. Idle OpenMP threads spin by default, which
+    was a quarter faster on two idle cores and ten times slower on two busy ones, where a spinning thread
+    keeps a working one from running; so they sleep where the machine is busy. Results do not depend on it.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -124,9 +125,9 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = max(console.width, 100)
+        console.width = max(console.width, 200)
     with console.capture() as captured:
         console.print(render(experiment, results))
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
@@ -134,16 +135,17 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
 
 @contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM: the first asks the loop to stop at the next step, a second one insists."""
+    """Collect SIGINT, SIGTERM and SIGHUP: the first asks the loop to stop at the next step, a second one insists."""
     caught: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
-        print("stopping after this step; once more stops at once", file=sys.stderr)
+        os.write(2, b"stopping after this step; once more stops at once\n")  # print is not reentrant
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield caught
     finally:

@@ -4,7 +4,7 @@ from mtlbench.contracts.architecture import Architecture, Features
 from mtlbench.contracts.auxiliary import Auxiliary
 from mtlbench.contracts.dataset import SPLITS, Batch, Dataset, Split, SplitName
 from mtlbench.contracts.encoder import Encoder, Pyramid, PyramidShape
-from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Output, Task, Vector
+from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Output, Task, Vector, labelled
 from mtlbench.contracts.weighting import Need, Weighting
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "Task",
     "Vector",
     "Weighting",
+    "labelled",
 ]

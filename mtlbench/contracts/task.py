@@ -30,12 +30,19 @@ class Map:
 Output = Vector | Map
 
 
-class Loss(ABC):
-    """A differentiable loss that masks missing labels.
+def labelled(target: Tensor) -> Tensor:
+    """Return which elements of a target have a label: bool, shaped like it.
 
-    A label is missing where an integer target is ``-1`` and where a real target is NaN. Splitting the
-    loss into a sum and a count is what keeps it exact when a batch is divided: over micro-batches, over
-    processes, over the batches of a validation split.
+    A label is missing where an integer target is ``-1`` and where a real target is NaN.
+    """
+    return ~target.isnan() if target.is_floating_point() else target != -1
+
+
+class Loss(ABC):
+    """A differentiable loss that masks missing labels (see `labelled`).
+
+    Splitting the loss into a sum and a count is what keeps it exact when a batch is divided: over
+    micro-batches, over processes, over the batches of a validation split.
     """
 
     likelihood: ClassVar[Likelihood]

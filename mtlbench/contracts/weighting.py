@@ -36,6 +36,9 @@ class Weighting(nn.Module, ABC):
       CPU;
     - JACOBIAN: ``forward(jacobian [T, P], losses [T])`` -> the update ``[P]``.
 
+    State and arguments are on one device: the CPU for GRAM, else where the model is trained. The hooks get
+    float64 losses there. A method that wraps another is its submodule's only caller: it forwards the hooks.
+
     The optimiser steps the parameters of a LOSSES method, through the objective that it returns. A GRAM or
     JACOBIAN method that learns something updates it itself, in ``forward`` or in a hook.
 

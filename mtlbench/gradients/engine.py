@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,13 +74,20 @@ class GradientEngine:
         self.architecture, self.heads, self.weighting = architecture, heads, weighting
         self.tasks = {task.name: task for task in tasks}
         self.space, self.per_task, self.scale = space, per_task, scale
+        method, sharing = type(weighting).__name__, type(architecture).__name__
         if scale != "published" and weighting.needs is Need.JACOBIAN:
             raise MtlbenchError(
-                f"--scale {scale}: {type(weighting).__name__} gives an update and no weights;"
-                " leave --scale out"
+                f"--scale {scale}: {method} gives an update and no weights; leave --scale out"
             )
+        if weighting.every < 1:
+            raise MtlbenchError(f"{method}: 'every' must be at least 1, found {weighting.every}")
+        if weighting.needs is not Need.GRAM and weighting.every != 1:
+            raise MtlbenchError(
+                f"{method}: only weights from a Gram matrix can be reused, so 'every' must be 1"
+            )
+        if weighting.needs is Need.LOSSES and weighting.heads == "unweighted":
+            raise MtlbenchError(f"{method}: one backward of weighted losses always weights the heads too")
         if space == "features":
-            method, sharing = type(weighting).__name__, type(architecture).__name__
             if weighting.needs is Need.LOSSES:
                 raise MtlbenchError(
                     f"--grad features: {method} weights losses and takes no gradients; leave --grad out"
@@ -98,6 +105,7 @@ class GradientEngine:
         shared = set(architecture.shared_parameters())
         self._trunk = [p for p in architecture.parameters() if p.requires_grad]
         self._is_shared = [p in shared for p in self._trunk]
+        self._methods = [part for part in weighting.modules() if isinstance(part, Weighting)]
         self._age = 0
         self._weights: dict[str, float] = {}
 
@@ -152,19 +160,25 @@ class GradientEngine:
     # ---- one step ------------------------------------------------------------------------------------
 
     def step(self, batch: Batches, names: Sequence[str] | None = None) -> Step:
-        """Fill ``.grad`` of every parameter for one batch.
+        """Fill ``.grad`` of every parameter for one batch; it must be empty (None) before.
 
         names: the tasks that have a label in this batch (None: all); the others are left out of the
         weighting, since a zero gradient would look like a solved task to it.
         """
         present = [name for name in self.tasks if names is None or name in names]
-        self.weighting.active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
+        active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
+        for part in self._methods:
+            part.active = active
         reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
         self._age += 1
         if self.weighting.needs is Need.LOSSES:
             losses, weights = self._weigh_losses(batch, present)
             return Step(self._spread(losses), self._spread(weights, 0.0))
         cut = self._cut(batch, present)
+        if cut.penalty is not None and not cut.penalty.isfinite():
+            raise RunFailedError(f"the penalty of {type(self.architecture).__name__} is not finite")
+        if not cut.losses.isfinite().all():
+            return Step(self._spread(cut.losses), None)  # no solver can say more than the losses do
         if reuse:
             numbers = [self._weights[name] for name in present]
             self._pull_once(cut, numbers)
@@ -181,7 +195,7 @@ class GradientEngine:
     def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
         """Place the values of the active tasks among all tasks."""
         spread = torch.full((len(self.tasks),), absent, dtype=torch.float64)
-        spread[self.weighting.active] = values.detach().double().cpu()
+        spread[self.weighting.active] = values.detach().cpu().double()
         return spread
 
     def _weigh_losses(self, batch: Batches, names: list[str]) -> tuple[Tensor, Tensor]:
@@ -189,7 +203,7 @@ class GradientEngine:
         losses = torch.stack([found[name] for name in names])
         # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
         leaf = losses.detach().requires_grad_()
-        result = self.weighting(leaf)
+        result = self._given(self.weighting(leaf), torch.Size([]), leaf.shape)
         if result.dim() == 0:
             torch.autograd.backward(result)
             weights = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -201,8 +215,19 @@ class GradientEngine:
 
     def _solve(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[float]:
         """Ask a Gram weighting for weights."""
-        weights = self.weighting(gram(jacobian), losses.double().cpu())
+        weights = self._given(self.weighting(gram(jacobian), losses.cpu().double()), losses.shape)
         return [float(w) for w in self._rescale(weights)]
+
+    def _given(self, result: Any, *shapes: torch.Size) -> Tensor:
+        """Check what the weighting gave: its type and shape (a bug), and that it is finite (a failed run)."""
+        method = type(self.weighting).__name__
+        if not isinstance(result, Tensor) or result.shape not in shapes:
+            found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            rule = " or ".join(str(list(shape)) for shape in shapes)
+            raise MtlbenchError(f"weighting {method}: forward must give a tensor {rule}, found {found}")
+        if not result.detach().sum().isfinite():
+            raise RunFailedError(f"weighting {method} gave numbers that are not finite")
+        return result
 
     def _rescale(self, weights: Tensor) -> Tensor:
         """Put weights on the footing that ``scale`` asks for."""
@@ -258,7 +283,7 @@ class GradientEngine:
                 for row in jacobian
             ]
         )
-        update = self.weighting(flat, losses)
+        update = self._given(self.weighting(flat, losses), flat.shape[1:])
         sizes = [like.numel() for like in reached if like is not None]
         pieces = iter(torch.split(update.to(flat), sizes))
         return [None if like is None else next(pieces).view(like.shape) for like in reached]
@@ -289,15 +314,14 @@ class GradientEngine:
     def _pull_once(self, cut: _Cut, weights: list[float]) -> None:
         """Fill the trunk's ``.grad`` with one backward of the weighted cotangents."""
         own = [p for p, shared in zip(self._trunk, self._is_shared, strict=True) if not shared]
-        if own and self.weighting.heads == "unweighted":
+        apart = bool(own) and self.weighting.heads == "unweighted"
+        if apart:
             # A gate serves one task: it takes that task's gradient as it is, so it is pulled apart.
             roots, cotangents = _live(
                 [level for pyramid in cut.pyramids for level in pyramid],
                 [g for row in cut.cotangents for g in row],
             )
             rest = torch.autograd.grad(roots, own, cotangents, retain_graph=True, allow_unused=True)
-        else:
-            rest = None
         # One pyramid may feed several tasks: its cotangents are summed, so that it is pulled once.
         totals: dict[int, tuple[Tensor, Tensor]] = {}
         for pyramid, row, weight in zip(cut.pyramids, cut.cotangents, weights, strict=True):
@@ -308,20 +332,29 @@ class GradientEngine:
                     totals[id(level)][1].add_(cotangent, alpha=weight)
                 else:
                     totals[id(level)] = (level, cotangent.mul_(weight))
-        roots = [level for level, _ in totals.values()]
-        self._backward(roots, [total for _, total in totals.values()], cut.penalty)
-        if rest is not None:
-            for parameter, gradient in zip(own, rest, strict=True):
-                parameter.grad = gradient
+        levels = [level for level, _ in totals.values()]
+        weighted = [total for _, total in totals.values()]
+        if not apart:
+            self._backward(levels, weighted, cut.penalty)
+            return
+        shared = [p for p, is_shared in zip(self._trunk, self._is_shared, strict=True) if is_shared]
+        self._backward(levels, weighted, None, inputs=shared, retain_graph=cut.penalty is not None)
+        for parameter, gradient in zip(own, rest, strict=True):
+            parameter.grad = _placed(parameter, gradient)
+        self._pull_penalty(cut)
 
     def _backward(
-        self, levels: Sequence[Tensor], cotangents: Sequence[Tensor | None], penalty: Tensor | None
+        self,
+        levels: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        penalty: Tensor | None,
+        **options: Any,
     ) -> None:
         roots, seeds = _live(levels, cotangents)
         if penalty is not None and penalty.requires_grad:
             roots, seeds = [*roots, penalty], [*seeds, torch.ones_like(penalty)]
         if roots:
-            torch.autograd.backward(roots, seeds)
+            torch.autograd.backward(roots, seeds, **options)
 
     def _pull_penalty(self, cut: _Cut) -> None:
         if cut.penalty is not None and cut.penalty.requires_grad:
@@ -330,13 +363,24 @@ class GradientEngine:
     def _assign(self, shared: list[Tensor | None], own: list[Tensor | None]) -> None:
         shared_gradients, own_gradients = iter(shared), iter(own)
         for parameter, is_shared in zip(self._trunk, self._is_shared, strict=True):
-            parameter.grad = next(shared_gradients if is_shared else own_gradients)
+            parameter.grad = _placed(parameter, next(shared_gradients if is_shared else own_gradients))
 
 
 def _live(levels: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
     """Keep the levels that a head really read and that lead back to a parameter."""
     pairs = [(f, g) for f, g in zip(levels, cotangents, strict=True) if g is not None and f.requires_grad]
     return [f for f, _ in pairs], [g for _, g in pairs]
+
+
+def _placed(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Return the gradient in the memory layout of its parameter, as ``backward`` would have left it.
+
+    Convolutions of channels-last images give channels-last gradients, and fused optimisers walk both
+    memories side by side.
+    """
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _scale(gradients: Sequence[Tensor | None], weight: float) -> None:

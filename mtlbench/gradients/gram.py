@@ -23,8 +23,7 @@ def gram(jacobian: Sequence[Gradient]) -> Tensor:
         reached = [i for i, part in enumerate(parts) if part is not None]
         if not reached:
             continue
-        # reshape, not flatten: a gradient may be channels-last, and all T share one layout
-        rows = [part.detach().reshape(-1) for part in parts if part is not None]
+        rows = _flat([part for part in parts if part is not None])
         block = _products(rows)
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
@@ -34,6 +33,13 @@ def gram(jacobian: Sequence[Gradient]) -> Tensor:
             index = torch.tensor(reached, device=block.device)
             total[index[:, None], index] += block
     return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
+
+
+def _flat(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Return gradients of one parameter as vectors, in the order of memory where all share a layout."""
+    if parts[0].dim() == 4 and all(part.is_contiguous(memory_format=torch.channels_last) for part in parts):
+        parts = [part.permute(0, 2, 3, 1) for part in parts]  # a view: reshape then copies nothing
+    return [part.detach().reshape(-1) for part in parts]
 
 
 def _products(rows: Sequence[Tensor]) -> Tensor:

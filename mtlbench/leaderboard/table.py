@@ -57,7 +57,7 @@ def _scores(results: Sequence[Result], with_baseline: bool) -> Table:
         cells: list[str | Text] = [task, f"{gain.metric} {arrow}{unit}", _spread([g.value for g in row])]
         if with_baseline:
             cells += [_spread([g.baseline for g in row]), _percent(row)]
-        table.add_row(*cells)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
 
 
@@ -78,7 +78,7 @@ def _verdict(results: Sequence[Result]) -> Text:
 def _word(deltas: list[float]) -> str:
     """Say what the number means, and no more than it means."""
     summary = summarise(deltas)
-    direction = "better" if summary.mean > 0 else "worse"
+    direction = "better" if summary.mean > 0 else "worse" if summary.mean < 0 else "no better and no worse"
     if summary.half_width is None:
         return f"together is {direction} than apart for this seed; use --seeds 0-4 for an interval"
     if abs(summary.mean) <= summary.half_width:
@@ -166,7 +166,7 @@ def _signed(values: list[float]) -> str:
 def _colour(values: list[float]) -> str:
     """Colour what was shown, not what the interval leaves open."""
     summary = summarise(values)
-    if summary.half_width is not None and abs(summary.mean) <= summary.half_width:
+    if not summary.mean or (summary.half_width is not None and abs(summary.mean) <= summary.half_width):
         return "default"
     return "green" if summary.mean > 0 else "red"
 

@@ -5,30 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtlbench.contracts import Likelihood, Loss
-from mtlbench.losses.checks import at_least_float32, require_real, require_shape
+from mtlbench.contracts import Likelihood
+from mtlbench.losses.elementwise import Elementwise
 
 
 @dataclass(frozen=True)
-class L1(Loss):
-    """Absolute difference of output and target.
-
-    output, target: real, of one shape ``[B, ...]``; NaN in the target where an element has no label. The
-    number of labels counts elements: a vector of four coordinates is four.
-    """
+class L1(Elementwise):
+    """Absolute difference of output and target; shapes and missing labels as in `Elementwise`."""
 
     likelihood: ClassVar[Likelihood] = "laplace"
 
-    def terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (sum over the labelled elements, their number as int64)."""
-        require_real("L1", target)
-        require_shape("L1", output, output.shape, target)
-        output = at_least_float32(output)
-        labelled = ~target.isnan()
-        # A missing label becomes the output itself: no difference, no gradient, and no NaN on the way.
-        known = torch.where(labelled, target.to(output.dtype), output.detach())
-        return functional.l1_loss(output, known, reduction="sum"), labelled.sum()
+    def distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the sum of the absolute differences."""
+        return functional.l1_loss(output, target, reduction="sum")

@@ -2,7 +2,7 @@
 
 All of them take what `BinaryCrossEntropy` takes (``num_classes=None``: one logit, positive = foreground)
 or what `CrossEntropy` takes (``num_classes`` given: the largest logit wins), and ignore labels of -1. The
-matrix is counted by torchmetrics; the scores are taken from it here, so that all of them agree on what
+matrix is a torchmetrics metric; the scores are taken from it here, so that all of them agree on what
 happens when a class is absent: a class is *present* when it occurs in the labels or in the predictions,
 and averages run over the classes that are present. With no label at all a score is ``float("nan")``;
 otherwise it never is.
@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from mtlbench.contracts import Metric
+from mtlbench.contracts import Metric, labelled
 
 Score = Callable[[Tensor], Tensor]
 
@@ -36,7 +37,11 @@ class ConfusionScore(MulticlassConfusionMatrix):
     def update(self, output: Tensor, target: Tensor) -> None:
         """Count a batch of logits ``[B, C, ...]`` (one logit: also ``[B]``) and labels ``[B, ...]``."""
         predicted = (output > 0).long().view_as(target) if self.one_logit else output.argmax(1)
-        super().update(predicted, target)
+        known = labelled(target)
+        # Not torchmetrics' own count: where torch is asked for determinism, it builds a K x K mesh a pixel.
+        pairs = (target * self.num_classes + predicted)[known].cpu()
+        counts = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, -1)
+        self.confmat += counts.to(self.confmat)
 
     def compute(self) -> Tensor:
         """Return the score, a float64 scalar."""

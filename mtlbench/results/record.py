@@ -20,6 +20,8 @@ IDENTITY = ("spec", "protocol", "data", "code")
 FIELDS = ("schema", "run_id", "attempt", "status", "reason", *IDENTITY, "env", "parameters", "budget",
           "selection", "metrics", "losses", "history", "baselines", "comparability")  # fmt: skip
 
+OBJECTS = (*IDENTITY, "env", "parameters", "metrics", "baselines")
+
 
 def canonical(value: Any) -> str:
     """Return JSON that is the same for equal values: sorted keys, no blanks, no NaN."""
@@ -85,6 +87,9 @@ class Record:
         missing = [name for name in FIELDS if not isinstance(values, dict) or name not in values]
         if missing:
             raise MtlbenchError(f"'{where}' is not a record: it lacks {', '.join(missing[:3])}; move it away")
+        wrong = [name for name in OBJECTS if not isinstance(values[name], dict)]
+        if wrong:
+            raise MtlbenchError(f"'{where}' is not a record: {wrong[0]} is no object; move it away")
         if values["schema"] != SCHEMA:
             raise MtlbenchError(
                 f"'{where}' has schema {values['schema']}, this version of mtlbench reads schema {SCHEMA}"
@@ -115,6 +120,8 @@ class Cost:
     def loads(cls, text: str) -> Cost | None:
         """Read a sidecar; None where it is damaged, since a lost clock must not cost a result."""
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
+            found = json.loads(text)
+            numbers = {name: float(found[name]) for name in ("seconds", "step_ms", "peak_mb")}
+            return cls(**numbers, device=str(found["device"]), finished=str(found["finished"]))
+        except (ValueError, TypeError, KeyError):
             return None

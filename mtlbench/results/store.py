@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mtlbench.atomic import create
+from mtlbench.atomic import create, translated
 from mtlbench.errors import MtlbenchError
 from mtlbench.results.record import Cost, Record
 
@@ -49,7 +49,7 @@ class Store:
     def cost(self, record: Record) -> Cost | None:
         """Return what the run cost, where that was measured and kept."""
         path = self._path(record).with_suffix(".cost")
-        return Cost.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return Cost.loads(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
 
     def records(self) -> Iterator[Record]:
         """Yield every record, in the order of their paths."""
@@ -63,14 +63,16 @@ class Store:
         The first writer wins: where the record is there already, that one stays and is returned. With
         ``again`` the record is kept as the next attempt instead.
         """
-        while not create(self._path(record), record.dumps()):
-            if not again:
-                kept = self.find(record.folder, record.run_id)
-                if kept is not None:
-                    return kept
-            attempt = int(record.values["attempt"]) + 1
-            record = replace(record, values={**record.values, "attempt": attempt})
-        create(self._path(record).with_suffix(".cost"), cost.dumps())
+        where = self._path(record)
+        with translated(f"can't write record '{where}'", "choose another --results"):
+            while not create(self._path(record), record.dumps()):
+                if not again:
+                    kept = self.find(record.folder, record.run_id)
+                    if kept is not None:
+                        return kept
+                attempt = int(record.values["attempt"]) + 1
+                record = replace(record, values={**record.values, "attempt": attempt})
+            create(self._path(record).with_suffix(".cost"), cost.dumps())
         return record
 
     def _path(self, record: Record) -> Path:
@@ -88,4 +90,4 @@ class Store:
 
     @staticmethod
     def _read(path: Path) -> Record:
-        return Record.loads(path.read_text(encoding="utf-8"), str(path))
+        return Record.loads(path.read_text(encoding="utf-8", errors="replace"), str(path))

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from mtlbench.contracts import SPLITS, Batch, Dataset, Likelihood, Split, Task, Vector
+from mtlbench.contracts import SPLITS, Batch, Dataset, Likelihood, Split, Task, Vector, labelled
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -74,8 +74,9 @@ def _check_task(where: str, dataset: Dataset, task: Task, target: Tensor) -> Non
         f"{where}: targets must be int64 or float32, got {target.dtype}"
     )
     if not dataset.partial:
-        labelled = (~_missing(target)).reshape(count, -1).any(1)
-        assert labelled.all(), f"{where}: a sample has no label, but the dataset's `partial` is False"
+        assert labelled(target).reshape(count, -1).any(1).all(), (
+            f"{where}: a sample has no label, but the dataset's `partial` is False"
+        )
     assert task.loss.likelihood in get_args(Likelihood), (
         f"{where}: the loss's likelihood is {task.loss.likelihood!r}, not one of {get_args(Likelihood)}"
     )
@@ -110,10 +111,6 @@ def _check_task(where: str, dataset: Dataset, task: Task, target: Tensor) -> Non
         score = torch.as_tensor(accumulator.compute())
         assert score.ndim == 0, f"{where}: metric {metric.name} must be a scalar, got {tuple(score.shape)}"
         assert score.isfinite(), f"{where}: metric {metric.name} of a random output is {score.item()}"
-
-
-def _missing(target: Tensor) -> Tensor:
-    return target == -1 if target.dtype == torch.int64 else target.isnan()
 
 
 def _equal(first: Batch, second: Batch) -> bool:

@@ -16,9 +16,9 @@ from mtlbench.training.model import MultiTaskModel
 
 @dataclass(frozen=True)
 class Scores:
-    """What a split says of one task: the mean loss, and each metric's value (None: no label at all)."""
+    """What a split says of one task: the mean loss, and each metric's value; None where it has no label."""
 
-    loss: float
+    loss: float | None
     metrics: dict[str, float | None]
 
 
@@ -56,7 +56,7 @@ def evaluate(
     model.train()
     return {
         task.name: Scores(
-            float(totals[task.name][0] / totals[task.name][1]) if totals[task.name][1] else math.nan,
+            float(totals[task.name][0] / totals[task.name][1]) if totals[task.name][1] else None,
             {name: _number(value) for name, value in meters[task.name].compute().items()},
         )
         for task in tasks
@@ -69,12 +69,16 @@ def _number(value: Tensor) -> float | None:
 
 
 def selection_score(scores: Mapping[str, Scores]) -> float:
-    """Return the logarithm of the geometric mean of the tasks' validation losses; lower is better.
+    """Return the logarithm of the geometric mean of the tasks' losses; lower is better.
 
-    Losses are cut off below 1e-12. NaN where a loss is not finite.
+    Losses are cut off below 1e-12; a task without a label is left out. NaN where a loss is not finite.
     """
-    logs = [
-        math.log(max(score.loss, 1e-12)) if math.isfinite(score.loss) else math.nan
-        for score in scores.values()
-    ]
-    return math.fsum(logs) / len(logs)
+    losses = [score.loss for score in scores.values() if score.loss is not None]
+    if not all(map(math.isfinite, losses)):
+        return math.nan
+    return math.fsum(math.log(max(loss, 1e-12)) for loss in losses) / len(losses)
+
+
+def unlabelled(scores: Mapping[str, Scores]) -> list[str]:
+    """Return the names of the tasks that have no label in the split."""
+    return [name for name, score in scores.items() if score.loss is None]

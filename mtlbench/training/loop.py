@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlbench.contracts import Batch, Dataset, Split
+from mtlbench.contracts import Batch, Dataset, Need, Split, Task, labelled
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 from mtlbench.gradients import GradientEngine, Step
 from mtlbench.training import checkpoint as checkpoints
-from mtlbench.training.evaluate import Scores, evaluate, selection_score
+from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
 from mtlbench.training.memory import PeakMemory
 from mtlbench.training.model import Run, build, choose_tasks
 from mtlbench.training.optim import build_optimizer, learning_rate
@@ -62,6 +63,7 @@ class _Progress:
     best_epoch: int = 0
     best_score: float = math.inf
     seconds: float = 0.0
+    peak_mb: float = 0.0
     losses: list[list[float]] = field(default_factory=list)
     weights: list[list[float]] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
@@ -138,7 +140,9 @@ class _Loop:
         seed_everything(derive(run.seed, "training"))
         self.model, self.weighting = build(run, dataset)
         self.model.to(device)
-        self.weighting.to(device)
+        # A Gram method computes on a T x T matrix on the CPU, so its state stays there.
+        self.side = torch.device("cpu") if self.weighting.needs is Need.GRAM else device
+        self.weighting.to(self.side)
         self.engine = GradientEngine(
             self.model.architecture,
             {name: self.model.heads[name] for name in self.names},
@@ -153,7 +157,8 @@ class _Loop:
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
         if resume and checkpoint is not None and checkpoint.exists():
-            self._restore(checkpoints.load(checkpoint, device))
+            with checkpoints.readable(checkpoint):
+                self._restore(checkpoints.load(checkpoint))
 
     def train(self) -> Outcome:
         protocol, progress = self.run.protocol, self.progress
@@ -167,8 +172,11 @@ class _Loop:
                 self._save()
             self.model.load_state_dict(self.best)
             test = self._evaluate("test")
+            bad = [n for n, s in test.items() if s.loss is not None and not math.isfinite(s.loss)]
+            if bad:
+                raise _Diverged(f"the test loss of {', '.join(bad)} is not finite")
         except _Diverged as error:
-            status, reason = "diverged", str(error)
+            status, reason, test = "diverged", str(error), {}
         except RunFailedError as error:
             status, reason = "failed", str(error)
         except Interrupted:
@@ -187,7 +195,7 @@ class _Loop:
             progress.samples,
             before + time.perf_counter() - began,
             statistics.median(progress.step_ms) if progress.step_ms else 0.0,
-            self.peak.read(),
+            max(progress.peak_mb, self.peak.read()),
         )
 
     def _out_of_patience(self) -> bool:
@@ -209,17 +217,20 @@ class _Loop:
             progress.step_ms.append((time.perf_counter() - began) * 1e3)
             progress.step += 1
         losses = self._means(progress.losses)
-        self.weighting.after_epoch(torch.tensor(losses, dtype=torch.float64))
+        self.weighting.after_epoch(torch.tensor(losses, dtype=torch.float64).to(self.side))
         validation = self._evaluate("val")
-        score = selection_score({t.name: validation[t.name] for t in self._scored()})
+        scored = {task.name: validation[task.name] for task in self._scored()}
+        if unlabelled(scored) == list(scored):
+            raise MtlbenchError(f"{self.dataset.title}: no task has a label in the val split to select by")
+        score = selection_score(scored)
         if not math.isfinite(score):
             raise _Diverged(f"the validation loss is not finite after epoch {progress.epoch + 1}")
         row = {
             "epoch": progress.epoch + 1,
             "lr": rate,
             "train": {name: _finite(loss) for name, loss in zip(self.names, losses, strict=True)},
-            "val": {name: {"loss": s.loss, **s.metrics} for name, s in validation.items()},
-            "weights": dict(zip(self.names, self._means(progress.weights), strict=True))
+            "val": {name: {"loss": _finite(s.loss), **s.metrics} for name, s in validation.items()},
+            "weights": dict(zip(self.names, map(_finite, self._means(progress.weights)), strict=True))
             if progress.weights
             else None,
             "score": score,
@@ -238,7 +249,7 @@ class _Loop:
         columns = [[row[i] for row in rows if math.isfinite(row[i])] for i in range(len(self.names))]
         return [math.fsum(column) / len(column) if column else math.nan for column in columns]
 
-    def _scored(self) -> list[Any]:
+    def _scored(self) -> list[Task]:
         """The tasks that select: all but auxiliary ones, unless there are no others."""
         return [task for task in self.tasks if not task.auxiliary] or list(self.tasks)
 
@@ -259,9 +270,8 @@ class _Loop:
         step: Step = self.engine.step(batch, present)
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():
-            bad = [
-                n for n, loss in zip(self.names, step.losses.tolist(), strict=True) if not math.isfinite(loss)
-            ]
+            active = [name for name in self.names if present is None or name in present]
+            bad = [n for n, loss in zip(active, seen.tolist(), strict=True) if not math.isfinite(loss)]
             raise _Diverged(
                 f"the loss of {', '.join(bad)} is not finite in epoch {progress.epoch + 1},"
                 f" step {progress.step + 1}"
@@ -287,15 +297,14 @@ class _Loop:
         losses = self.engine.losses(batch, present)
         for buffer, value in zip(self.model.buffers(), before, strict=True):
             buffer.copy_(value)
-        return torch.stack(list(losses.values())).double().cpu()
+        return torch.stack(list(losses.values())).cpu().double().to(self.side)
 
     def _labelled(self, batch: Batch | Mapping[str, Batch]) -> list[str]:
         """Return the tasks that have at least one label in the batch."""
         found = []
         for name in self.names:
-            target = (batch if isinstance(batch, Batch) else batch[name]).targets[name]
-            labelled = ~target.isnan() if target.is_floating_point() else target != -1
-            if bool(labelled.any()):
+            part = batch if isinstance(batch, Batch) else batch[name]
+            if bool(labelled(part.targets[name]).any()):
                 found.append(name)
         return found
 
@@ -320,6 +329,7 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpoint is None:
             return
+        self.progress.peak_mb = max(self.progress.peak_mb, self.peak.read())
         checkpoints.save(
             self.checkpoint,
             {
@@ -330,7 +340,7 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "progress": vars(self.progress),
                 "rng": torch.get_rng_state(),
-                "rng_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
                 "rng_numpy": _plain(np.random.get_state(legacy=True)),
                 "rng_python": _plain(random.getstate()),
             },
@@ -344,8 +354,8 @@ class _Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = _Progress(**state["progress"])
         torch.set_rng_state(state["rng"])
-        if state["rng_cuda"]:
-            torch.cuda.set_rng_state_all(state["rng_cuda"])
+        if state["rng_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
         name, keys, *rest = state["rng_numpy"]
         np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
         version, words, gauss = state["rng_python"]
@@ -365,6 +375,8 @@ def pick_device(name: str) -> torch.device:
     """Return the device of ``--device``; ``auto`` prefers CUDA, then CPU. Raises `MtlbenchError`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise MtlbenchError(f"'device' must be auto, cpu, cuda or cuda:N, found '{name}'")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -381,8 +393,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 __all__ = ["Outcome", "pick_device", "seed_everything", "train"]

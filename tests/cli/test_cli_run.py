@@ -45,6 +45,8 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 def test_the_table_can_be_recomputed_from_the_records(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("--arch", "mmoe[experts=2]", "--weight", "rlw", "--seeds", "0,1")
     assert result.exit_code == 0, result.stderr
+    assert "mmoe[experts=2] + rlw, seed 1: epoch 2/2" in result.stderr
+    assert "mmoe[experts=2] + rlw on tiny" in result.stdout
     found = records(tmp_path)
     assert sum("stl+ew" in path for path in found) == 6
     by_id = {r["run_id"]: r for r in found.values()}
@@ -105,7 +107,8 @@ def test_without_baseline_there_is_no_comparison(invoke: Invoke, tmp_path: Path)
 def test_some_tasks_only(invoke: Invoke, tmp_path: Path) -> None:
     assert invoke("--tasks", "box,mask").exit_code == 0
     assert len(records(tmp_path)) == 3
-    assert next(iter(records(tmp_path).values()))["spec"]["tasks"]
+    tasks = sorted(record["spec"]["tasks"] for record in records(tmp_path).values())
+    assert tasks == [["box"], ["mask"], ["mask", "box"]]
 
 
 def test_a_single_task_run_is_its_own_baseline(invoke: Invoke, tmp_path: Path) -> None:
@@ -134,6 +137,34 @@ def test_a_diverged_run_is_recorded_and_the_rest_goes_on(invoke: Invoke, tmp_pat
     again = invoke("--weight", "explode", "--optimizer", "sgd", "--seeds", "0,1")
     assert again.exit_code == 3
     assert "validation" not in again.stderr
+
+
+def test_a_task_without_test_labels_is_undefined_not_lost(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("--json", data="tiny[blank=test/side]")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["metrics"]["side"] == {"accuracy": None}
+    assert found["losses"]["side"] is None
+    assert found["comparison"]["delta_mtl"] == {"tasks": None, "metrics": None}
+    assert found["comparison"]["gains"]["side"]["accuracy"]["why"] == "no label in the test split"
+    assert "undefined: no label in the test split" in invoke(data="tiny[blank=test/side]").stdout
+
+
+def test_a_task_without_validation_labels_does_not_select(invoke: Invoke, tmp_path: Path) -> None:
+    assert invoke("--no-baseline", data="tiny[blank=val/side]").exit_code == 0
+    record = next(iter(records(tmp_path).values()))
+    assert record["status"] == "ok"
+    assert record["history"][0]["val"]["side"]["loss"] is None
+    alone = invoke("--no-baseline", "--tasks", "side", data="tiny[blank=val/side]")
+    assert alone.exit_code == 2
+    assert "no task has a label in the val split" in alone.stderr.splitlines()[-1]
+
+
+def test_a_record_made_elsewhere_is_pointed_out(invoke: Invoke, tmp_path: Path) -> None:
+    assert invoke("--no-baseline").exit_code == 0
+    path = next((tmp_path / "results").glob("*/*/*.json"))
+    path.write_text(path.read_text().replace('"python": "', '"python": "0.'))
+    assert "made with another set-up" in invoke("--no-baseline").stderr
 
 
 WRONG = {
@@ -191,7 +222,9 @@ def test_a_full_disk_costs_one_line_and_no_record(
     monkeypatch.setattr(os, "fsync", full)
     result = invoke("--weight", "uw")
     assert result.exit_code == 2
-    assert "No space left on device" in result.stderr.splitlines()[-1]
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: can't write checkpoint")
+    assert "No space left on device; make room" in last
     assert "Traceback" not in result.stderr
     assert records(tmp_path) == before
 

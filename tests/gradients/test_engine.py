@@ -51,7 +51,9 @@ class Shared(Architecture):
         first, last = self.encoder(x)
         names = self.task_names if tasks is None else tasks
         pyramids = {n: (first, last * self.gate if n == "b" else last) for n in names}
-        penalty = 0.1 * self.encoder.stages[0][0].weight.square().sum() if self.penalty else None
+        penalty = None
+        if self.penalty:
+            penalty = 0.1 * self.encoder.stages[0][0].weight.square().sum() + 0.2 * self.gate.square().sum()
         return Features(pyramids, None, penalty)
 
     def shape(self, task: str) -> PyramidShape:
@@ -181,6 +183,15 @@ def test_gram_weights_reach_the_trunk_and_heads_keep_their_convention(
     _check(architecture, heads, expected)
     assert step.weights is not None
     assert step.weights.tolist() == pytest.approx(WEIGHTS)
+
+
+@pytest.mark.parametrize("need", [Need.LOSSES, Need.JACOBIAN])
+def test_only_gram_weights_are_reused(need: Need) -> None:
+    architecture, heads, _ = _parts(Shared)
+    weighting = Given(need, WEIGHTS, "weighted")
+    weighting.every = 2
+    with pytest.raises(MtlbenchError, match="reused"):
+        _engine(architecture, heads, weighting, "parameters")
 
 
 @pytest.mark.parametrize("heads_rule", ["weighted", "unweighted"])

@@ -68,14 +68,18 @@ class Tiny(Dataset):
         Task("box", Vector(4), L1(), (box_l2(),)),
     )
 
-    def __init__(self, data_dir: Path, missing: float = 0.0, apart: bool = False) -> None:
-        self.missing, self.apart = missing, apart
-        self.partial = missing > 0
+    def __init__(self, data_dir: Path, missing: float = 0.0, apart: bool = False, blank: str = "") -> None:
+        self.missing, self.apart, self.blank = missing, apart, blank
+        self.partial = missing > 0 or bool(blank)
         self.splits = {name: self._make(seed, name) for seed, name in enumerate(SIZES)}
 
     def _make(self, seed: int, name: str) -> Split | Mapping[str, Split]:
         if not self.apart:
-            return Samples(SIZES[name], seed, missing=self.missing)
+            samples = Samples(SIZES[name], seed, missing=self.missing)
+            split, _, task = self.blank.partition("/")
+            if split == name:  # a whole split without a label for this task
+                samples.targets[task].fill_(torch.nan if task == "box" else -1)
+            return samples
         return {
             task.name: Samples(SIZES[name] - 3 * i, 10 * seed + i, only=task.name)
             for i, task in enumerate(self.tasks)
@@ -124,3 +128,17 @@ class Explode(Weighting):
 
     def forward(self, losses: Tensor) -> Tensor:
         return torch.full_like(losses, 1e30)
+
+
+class ExplodeGram(Explode):
+    needs = Need.GRAM
+
+    def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
+        return torch.full_like(losses, 1e30)
+
+
+class ExplodeJacobian(Explode):
+    needs = Need.JACOBIAN
+
+    def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        return 1e30 * jacobian.sum(0)

@@ -97,7 +97,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(MtlbenchError, match=r"can't write record .* No space left on device; make room"):
         store.add(make(seed=1), COST)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
