@@ -25,6 +25,8 @@ from rich.text import Text
 from mtlbench.training.report import Silence
 
 MISSING = "–"
+WIDE = 120
+"""Columns from which on there is room for the losses beside the bar."""
 
 
 def _losses(losses: Mapping[str, float | None]) -> str:
@@ -77,16 +79,16 @@ class Bars(Quiet):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
+        columns = [
             TextColumn(" running  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}", style="dim", markup=False),
-            console=console,
-            refresh_per_second=8,
-        )
+        ]
+        if console.width >= WIDE:
+            columns.append(TextColumn("{task.fields[losses]}", style="dim", markup=False))
+        self.progress = Progress(*columns, console=console, refresh_per_second=8)
         self.bar: Any = None
         self.best = math.inf
         self.mean: dict[str, float] = {}

@@ -135,7 +135,7 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
 
 @contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP: the first asks the loop to stop at the next step, a second one insists."""
+    """Collect SIGINT, SIGTERM and SIGHUP: the first asks to stop at the next step, a second one insists."""
     caught: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
