@@ -1,0 +1,82 @@
+"""Kinds of state that several weightings keep, all in buffers so that a resumed run goes on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtlbench.contracts import Task, Weighting
+from mtlbench.errors import MtlbenchError
+
+CHUNK = 1 << 16
+"""Columns that are widened to float64 at a time: they fit in the cache, and need no [T, P] temporary."""
+
+
+class Adam(nn.Module):
+    """Adam (arXiv:1412.6980) for ``count`` values of which only some may be active in a step."""
+
+    first: Tensor
+    second: Tensor
+    steps: Tensor
+
+    def __init__(self, count: int, learning_rate: float) -> None:
+        super().__init__()
+        self.learning_rate = learning_rate
+        for name in ("first", "second", "steps"):
+            self.register_buffer(name, torch.zeros(count, dtype=torch.float64))
+
+    def forward(self, active: Tensor, gradient: Tensor) -> Tensor:
+        """Return what to add to the ``active`` values, whose ``gradient`` (float64) is given."""
+        steps = self.steps[active] + 1
+        first = 0.9 * self.first[active] + 0.1 * gradient
+        second = 0.999 * self.second[active] + 0.001 * gradient**2
+        self.steps[active], self.first[active], self.second[active] = steps, first, second
+        size = (second / (1 - 0.999**steps)).sqrt() + 1e-8
+        return -self.learning_rate * first / (1 - 0.9**steps) / size
+
+
+class GradientState(Weighting):
+    """A Jacobian weighting that keeps a vector as long as the gradient for every task: ``running`` [T, P].
+
+    P is known when the first gradient comes, so that the buffer has no columns until then; a checkpoint
+    brings its own size.
+    """
+
+    running: Tensor
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__(tasks)
+        self.register_buffer("running", torch.empty(len(tasks), 0))
+
+    def grow(self, jacobian: Tensor) -> None:
+        """Make ``running`` fit the rows of ``jacobian``, zeros at first. Raises where they changed length."""
+        count, width = self.running.shape
+        if not width:
+            self.running = jacobian.new_zeros(count, jacobian.shape[1])
+        elif width != jacobian.shape[1]:
+            raise MtlbenchError(
+                f"{type(self).__name__} follows each task's gradient from step to step, but its length"
+                f" changed from {width} to {jacobian.shape[1]}: use --grad parameters, where it is constant"
+            )
+
+    def rows(self) -> Tensor:
+        """Return ``running`` of the active tasks, as it is where all are."""
+        return self.running if len(self.active) == len(self.running) else self.running[self.active]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}running")
+        if saved is not None and len(saved) == len(self.running):
+            self.running = torch.empty_like(saved, device=self.running.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def products(rows: Tensor) -> Tensor:
+    """Return the products of all ``rows`` [T, P], float64 [T, T] on the CPU."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, rows.shape[1], CHUNK):
+        chunk = rows[:, start : start + CHUNK].double()
+        total.addmm_(chunk, chunk.T)
+    return total.cpu()
