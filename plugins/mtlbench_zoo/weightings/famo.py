@@ -12,8 +12,7 @@ from torch import Tensor
 from mtlbench.contracts import Task
 from mtlbench.errors import MtlbenchError
 from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, like
-
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # Adam's own defaults, which the method uses
+from mtlbench_zoo.weightings._state import Adam
 
 
 class FAMO(NonnegativeLosses):
@@ -41,9 +40,6 @@ class FAMO(NonnegativeLosses):
 
     before: Tensor
     logits: Tensor
-    average: Tensor
-    square: Tensor
-    updates: Tensor
 
     def __init__(self, tasks: Sequence[Task], w_lr: float = 0.025, gamma: float = 0.001) -> None:
         super().__init__(tasks)
@@ -51,36 +47,27 @@ class FAMO(NonnegativeLosses):
             raise MtlbenchError(f"famo: w_lr must be a finite number > 0, got {w_lr}")
         if not 0 <= gamma < math.inf:
             raise MtlbenchError(f"famo: gamma must be a finite number >= 0, got {gamma}")
-        self.w_lr, self.gamma = w_lr, gamma
-        for name in ("before", "logits", "average", "square", "updates"):
-            self.buffer(name)
+        self.gamma = gamma
+        self.buffer("before")
+        self.buffer("logits")
+        self.adam = Adam(len(tasks), w_lr)
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
         values = self.read(losses)
         self.before[self.active] = values
-        weights = _softmax(self.logits[self.active] - values.log(), values > 0)
+        scores = self.logits[self.active] - values.log()
+        none = values == 0
+        weights = scores.masked_fill(none, -torch.inf).softmax(0).masked_fill(none, 0)
         return like(weights, losses)
 
     def after_step(self, losses: Callable[[], Tensor]) -> None:
         """Move the logits by what the step did to the losses ``[T]`` of its batch."""
-        after = self.read(losses()).to(self.before)
-        before, logits = self.before[self.active], self.logits[self.active]
+        before, after = self.before[self.active], self.read(losses()).to(self.before)
         known = (before > 0) & (after > 0) & after.isfinite()
-        gain = torch.where(known, before.log() - after.log(), 0)
-        weights = _softmax(logits, known)
+        moved = self.active[known.cpu()]
+        gain = before[known].log() - after[known].log()
+        logits = self.logits[moved]
+        weights = logits.softmax(0)
         gradient = weights * (gain - weights @ gain) + self.gamma * logits
-        updates = self.updates[self.active] + 1
-        average = torch.lerp(gradient, self.average[self.active], _BETAS[0])
-        square = torch.lerp(gradient**2, self.square[self.active], _BETAS[1])
-        size = (square / (1 - _BETAS[1] ** updates)).sqrt() + _EPSILON
-        logits = logits - self.w_lr * average / (1 - _BETAS[0] ** updates) / size
-        state = {"logits": logits, "average": average, "square": square, "updates": updates}
-        for name, value in state.items():
-            buffer = self.get_buffer(name)
-            buffer[self.active] = torch.where(known, value, buffer[self.active])
-
-
-def _softmax(scores: Tensor, known: Tensor) -> Tensor:
-    """Return the softmax over the known; 0 for the others, and for all where none is known."""
-    return scores.masked_fill(~known, -torch.inf).softmax(0).masked_fill(~known, 0)
+        self.logits[moved] = logits + self.adam(moved, gradient)
