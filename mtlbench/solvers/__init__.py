@@ -1,5 +1,6 @@
 """Small exact solvers in T x T space: float64 NumPy in, float64 NumPy out, an error where they fail."""
 
+from mtlbench.solvers.conflict_averse import conflict_averse_correction
 from mtlbench.solvers.dual_cone import dual_cone_projection
 from mtlbench.solvers.errors import SolverError
 from mtlbench.solvers.fair import fair_weights
@@ -13,6 +14,7 @@ __all__ = [
     "SolverError",
     "aligned_weights",
     "config_weights",
+    "conflict_averse_correction",
     "dual_cone_projection",
     "fair_weights",
     "gradient_scale",

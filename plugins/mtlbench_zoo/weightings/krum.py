@@ -27,7 +27,8 @@ class Krum(Weighting):
     n_selected: m. 1, the default, is Krum; more is Multi-Krum. Where a batch has labels of fewer tasks, all
     of those.
     Source: Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent",
-    NeurIPS 2017, arXiv:1703.02757, section 4; a method for workers that compute one gradient, here applied to tasks.
+    NeurIPS 2017, arXiv:1703.02757, section 4. Its gradients are those of workers that compute the same one;
+    here they are those of the tasks.
     Heads: unweighted, or those of the tasks that are left out would never be trained. Weights sum to 1.
     Deviations: none from the paper. TorchJD sums distances instead of their squares, which may select other
     tasks where more than one neighbour counts.
