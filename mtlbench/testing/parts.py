@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -43,11 +44,16 @@ def tiny_tasks(count: int) -> tuple[Task, ...]:
     return tuple(Task(f"task{i}", *kinds[i % len(kinds)], ()) for i in range(count))
 
 
+@cache
+def _registry() -> Registry:
+    return Registry()
+
+
 def inner_weightings(tasks: Sequence[Task]) -> Callable[[str], Weighting]:
     """Return what a wrapper gets as ``weightings``: a spec to an installed weighting for ``tasks``."""
 
     def inner(spec: str) -> Weighting:
-        found: Weighting = Registry().choose("weightings", spec).build(tasks=tasks, weightings=inner)
+        found: Weighting = _registry().choose("weightings", spec).build(tasks=tasks, weightings=inner)
         return found
 
     return inner

@@ -154,7 +154,7 @@ def _check_same(name: str, needs: Need, what: str, matrix: Matrix, expected: Ten
         error = (difference @ gram @ difference).clamp(min=0).sqrt()
         scale = size @ gram.diagonal().sqrt()
     elif needs is Need.JACOBIAN:
-        error, scale = difference.norm(), matrix.jacobian.double().norm(dim=1).max()
+        error, scale = difference.norm(), matrix.jacobian.double().norm(dim=1).max().maximum(size.norm())
     else:
         error, scale = difference.abs().max(), size.max()
     assert error <= 1e-5 * scale, (
