@@ -1,0 +1,81 @@
+"""Gradient normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtlbench.contracts import Need, Task, Weighting
+from mtlbench.errors import MtlbenchError
+from mtlbench_zoo.weightings._state import Adam
+
+_SMALLEST = 1e-3
+
+
+class GradNorm(Weighting):
+    """GradNorm: learned weights that bring gradients to lengths which let all tasks train at one pace.
+
+    Minimises over w  sum_t | w_t |g_t| - m r_t^alpha |,  where m is the mean of all w_t |g_t| and r_t the
+    inverse training rate: L_t over its first value, relative to the mean of that over the tasks. The target
+    m r_t^alpha is held constant, so the derivative is  sign(w_t |g_t| - m r_t^alpha) |g_t|.  Each answer is
+    followed by one step of Adam on w, after which the weights are brought back to their sum, T.
+
+    alpha: how strongly a task that lags behind is favoured, >= 0; 1.5 in the paper for NYUv2, 0.12 for its
+    toy problem. learning_rate: of the weights; 0.025 in the paper's experiments.
+    Source: Chen, Badrinarayanan, Lee & Rabinovich, ICML 2018, arXiv:1711.02257, algorithm 1.
+    Heads: weighted, as the objective is sum_t w_t L_t. The weights start at 1 each and sum to T.
+    Deviations: lengths are of the gradients that ``--grad`` gives, the paper's are of its last shared layer.
+    They are divided by their mean at the first step, so that losses times c give the same weights in spite of
+    Adam's epsilon. A weight is not let below 0.001 before the sum is restored, where the paper could make it
+    negative. In a batch without labels for some tasks, the others keep the sum they have; a task's first loss
+    is that of the first batch with a label. LibMTL learns softmax logits instead, with the network's
+    optimiser and from the second epoch on.
+    """
+
+    needs = Need.GRAM
+    heads = "weighted"
+    properties = frozenset({"permutation-equivariant", "scale-free"})
+
+    weights: Tensor
+    first_losses: Tensor
+    unit: Tensor
+
+    def __init__(self, tasks: Sequence[Task], alpha: float = 1.5, learning_rate: float = 0.025) -> None:
+        super().__init__(tasks)
+        for name, value in (("alpha", alpha), ("learning_rate", learning_rate)):
+            if not 0 <= value < math.inf:
+                raise MtlbenchError(f"gradnorm: {name} must be a number >= 0, got {value}")
+        self.alpha = alpha
+        self.adam = Adam(len(tasks), learning_rate)
+        self.register_buffer("weights", torch.ones(len(tasks), dtype=torch.float64))
+        # 0: not seen yet
+        self.register_buffer("first_losses", torch.zeros(len(tasks), dtype=torch.float64))
+        self.register_buffer("unit", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
+        """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64) and the losses ``[T]``."""
+        weights = self.weights[self.active]
+        lengths = gram.diagonal().sqrt()
+        rates = self._rates(losses.double().abs())
+        if not self.unit:
+            self.unit.copy_(lengths.mean())
+        if self.unit:
+            moved = weights + self.adam(self.active, self._derivative(weights, lengths / self.unit, rates))
+            moved.clamp_(min=_SMALLEST)
+            self.weights[self.active] = moved * (weights.sum() / moved.sum())
+        return weights
+
+    def _rates(self, losses: Tensor) -> Tensor:
+        """Return the inverse training rates ``[T]``; 1 for a task whose loss has been 0 from the start."""
+        first = self.first_losses[self.active]
+        first = torch.where(first > 0, first, losses)
+        self.first_losses[self.active] = first
+        progress = torch.where(first > 0, losses / first, 1.0)
+        return progress / progress.mean() if progress.any() else torch.ones_like(progress)
+
+    def _derivative(self, weights: Tensor, lengths: Tensor, rates: Tensor) -> Tensor:
+        sizes = weights * lengths
+        return (sizes - sizes.mean() * rates**self.alpha).sign() * lengths
