@@ -1,0 +1,62 @@
+"""Dual-balancing multi-task learning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtlbench.contracts import Need, Task
+from mtlbench.errors import MtlbenchError
+from mtlbench_zoo.weightings._state import GradientState, products
+
+
+class DBMTL(GradientState):
+    """DB-MTL: gradients of the log-losses, averaged over steps, all at the length of the longest.
+
+    At step k, with g_t / L_t the gradient of log L_t,  y_t <- b y_t + (1 - b) g_t / L_t  from y_t = 0, where
+    b = beta / k^beta_sigma. The update is  sum_t (max_s |y_s| / |y_t|) y_t.
+
+    beta: how much of the average is kept, 0 to below 1; 0.9 as in LibMTL. beta_sigma: how fast that decays,
+    >= 0; 0, the default, is no decay.
+    Source: Lin et al., arXiv:2308.12029, algorithm 1.
+    Heads: unweighted. The update is a sum of T vectors of one length.
+    Deviations: in the paper heads receive the gradient of log L_t; here they receive that of L_t, since a
+    method of this kind gives no weights to heads (an optimiser that ignores scale, such as Adam, hardly
+    notices). A loss counts by its absolute value and not below 1e-8 of the largest; LibMTL adds 1e-8 instead.
+    An average of length 0 stays 0. That of a task without a label in the batch rests. Losses times c give the
+    same update, so its length is in no relation to that of other methods.
+    """
+
+    needs = Need.JACOBIAN
+    heads = "unweighted"
+    properties: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant"})
+
+    steps: Tensor
+
+    def __init__(self, tasks: Sequence[Task], beta: float = 0.9, beta_sigma: float = 0.0) -> None:
+        super().__init__(tasks)
+        if not 0 <= beta < 1:
+            raise MtlbenchError(f"db-mtl: beta must be from 0 to below 1, got {beta}")
+        if not 0 <= beta_sigma < math.inf:
+            raise MtlbenchError(f"db-mtl: beta_sigma must be a number >= 0, got {beta_sigma}")
+        self.beta, self.beta_sigma = beta, beta_sigma
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        """Return the update ``[P]`` for the Jacobian ``[T, P]`` and the losses ``[T]``."""
+        self.grow(jacobian)
+        self.steps += 1
+        keep = self.beta / int(self.steps) ** self.beta_sigma
+        sizes = losses.detach().double().cpu().abs()
+        sizes = sizes.clamp(min=1e-8 * float(sizes.max())) if sizes.any() else torch.ones_like(sizes)
+        for task, gradient, size in zip(self.active.tolist(), jacobian, sizes.tolist(), strict=True):
+            self.running[task].mul_(keep).add_(gradient.to(self.running) / size, alpha=1 - keep)
+        rows = self.rows()
+        lengths = products(rows).diagonal().sqrt()
+        longest = lengths.max()
+        factors = torch.where(lengths > 1e-30 * longest, longest / lengths, 0.0)
+        return (factors.to(rows) @ rows).to(jacobian)

@@ -1,0 +1,71 @@
+"""Robust multi-task learning with excess risks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtlbench.contracts import Need, Task
+from mtlbench.errors import MtlbenchError
+from mtlbench_zoo.weightings._state import GradientState
+
+
+class ExcessMTL(GradientState):
+    """ExcessMTL: weight goes to the tasks that are furthest from what they could reach, not to noisy ones.
+
+    A task's excess risk is estimated from its gradients with the diagonal Fisher matrix, as
+    E_t = sum_p g_tp^2 / h_tp  with  h_tp = sqrt(sum of g_tp^2 over all steps so far).  The weights follow it
+    multiplicatively:  w_t <- w_t exp(robust_step_size E_t / E_t(1)),  divided by their sum, where E_t(1) is
+    the estimate at the first step. The update is  sum_t w_t g_t.
+
+    robust_step_size: of the weights, >= 0; 0.01 as in LibMTL; TorchJD's default is 1.
+    Source: He et al., ICML 2024, arXiv:2402.02009, equations 6 to 9.
+    Heads: unweighted. The weights start at 1/T and sum to 1.
+    Deviations: in the published code heads receive w_t times their gradient, which a method of this kind
+    cannot give here. Its h has 1e-7 under the root; here an element that never had a gradient counts
+    nothing, so that the scale of losses does not matter. LibMTL's weights sum to T. At the first step, where
+    E_t / E_t(1) is 1 for all, weights stay even; TorchJD uses the raw estimate there unless it is told to
+    warm up for one step. A task whose gradient has been 0 counts from its first other one; one without a
+    label in the batch keeps its weight relative to the others.
+    """
+
+    needs = Need.JACOBIAN
+    heads = "unweighted"
+    properties = frozenset({"permutation-equivariant", "scale-free"})
+
+    log_weights: Tensor
+    first_excess: Tensor
+
+    def __init__(self, tasks: Sequence[Task], robust_step_size: float = 0.01) -> None:
+        super().__init__(tasks)
+        if not 0 <= robust_step_size < math.inf:
+            raise MtlbenchError(f"excess: robust_step_size must be a number >= 0, got {robust_step_size}")
+        self.robust_step_size = robust_step_size
+        self.register_buffer("log_weights", torch.zeros(len(tasks), dtype=torch.float64))
+        # 0: not seen yet
+        self.register_buffer("first_excess", torch.zeros(len(tasks), dtype=torch.float64))
+
+    def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        """Return the update ``[P]`` for the Jacobian ``[T, P]``."""
+        self.grow(jacobian)
+        active = self.active.tolist()
+        excess = torch.stack([self._excess(task, row) for task, row in zip(active, jacobian, strict=True)])
+        first = self.first_excess[self.active]
+        first = torch.where(first > 0, first, excess)
+        self.first_excess[self.active] = first
+        relative = torch.where(first > 0, excess / first, 0.0)
+        self.log_weights[self.active] += self.robust_step_size * relative
+        self.log_weights -= self.log_weights.max()
+        weights = self.log_weights[self.active].softmax(0)
+        return weights.to(jacobian) @ jacobian
+
+    def _excess(self, task: int, gradient: Tensor) -> Tensor:
+        """Return the estimate of one task, float64, and take its gradient into ``running``, which is h."""
+        gradient = gradient.to(self.running)
+        # hypot squares nothing, so that gradients of 1e20 and 1e-20 fit into float32
+        h = torch.hypot(self.running[task], gradient, out=self.running[task])
+        share = torch.where(h > 0, gradient.abs() / h, 0.0)
+        return share.mul_(gradient.abs()).sum(dtype=torch.float64)
