@@ -1,0 +1,43 @@
+"""A weighting around another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from mtlbench.contracts import Need, Task, Weighting
+
+
+class Wrapper(Weighting):
+    """Does what the wrapped weighting ``of`` does, until a subclass changes some of it.
+
+    `needs`, `heads`, `properties` and `every` are those of the wrapped one; the class has those of the
+    default, mgda. The wrapped one is a submodule: its state, and its generator's, are saved with this one's.
+    """
+
+    needs: ClassVar[Need] = Need.GRAM
+    heads = "unweighted"
+
+    def __init__(self, tasks: Sequence[Task], weightings: Callable[[str], Weighting], of: str) -> None:
+        super().__init__(tasks)
+        self.inner = inner = weightings(of)
+        # What a class says once for all its instances, a wrapper only knows of each.
+        vars(self).update(needs=inner.needs, heads=inner.heads, properties=inner.properties)
+        self.every = inner.every
+
+    def forward(self, *statistics: Tensor) -> Tensor:
+        """Return what the wrapped weighting answers."""
+        self.inner.active = self.active
+        answer: Tensor = self.inner(*statistics)
+        return answer
+
+    def after_step(self, losses: Callable[[], Tensor]) -> None:
+        """Pass it on."""
+        self.inner.active = self.active
+        self.inner.after_step(losses)
+
+    def after_epoch(self, losses: Tensor) -> None:
+        """Pass it on."""
+        self.inner.after_epoch(losses)
