@@ -15,9 +15,9 @@ from mtlbench.solvers.nonnegative import ROUNDING, block_pivoting, lawson_hanson
 
 Array = NDArray[np.float64]
 
-_UNRESOLVED = 1e-7
+_UNRESOLVED = 1e-6
 """A sum of gradients that is shorter than this, relative to the sum of their lengths, counts as 0: in float32
-its direction is noise, and in float64 its square in the Gram matrix is."""
+its direction is noise, and in float64 the square in the Gram matrix loses twice as many digits."""
 
 
 def conflict_averse_correction(gram: Array, radius: float, *, tol: float = 1e-9) -> Array:

@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 ROUNDING = 1e-13
 """What counts as zero in unknowns and slacks that are of order one."""
 
+_RIDGE = 1e-14
+"""What keeps a Cholesky factorisation from failing on columns that depend on each other within rounding."""
+
 
 def block_pivoting(matrix: Array, bound: Array) -> Array | None:
     """Exchange all wrong indices at once while that helps; give up (None) where it does not.
@@ -53,8 +56,13 @@ def block_pivoting(matrix: Array, bound: Array) -> Array | None:
 
 
 def lawson_hanson(matrix: Array, bound: Array) -> Array:
-    """Let in the most violated index, let out what turns negative; each round lowers the objective."""
+    """Let in the most violated index, let out what turns negative; each round lowers the objective.
+
+    Columns may depend on each other: A is solved with a diagonal larger by 1e-14, which changes the slacks
+    by that times the unknowns.
+    """
     count = len(bound)
+    matrix = matrix + _RIDGE * np.eye(count)
     unknowns = np.zeros(count)
     dependent = np.zeros(count, dtype=bool)
     for _ in range(30 * count):

@@ -32,7 +32,7 @@ def assert_optimal(gram: np.ndarray, correction: np.ndarray, radius: float) -> N
     assert np.isfinite(correction).all()
     assert (correction >= 0).all()
     length, size = np.sqrt(max(gram.mean(), 0)), correction @ lengths
-    if length <= 2e-7 * lengths.mean():
+    if length <= 2e-6 * lengths.mean():
         return  # the mean gradient is rounding error
     outside = correction @ gram @ correction - (radius * length) ** 2
     assert outside <= 1e-8 * (radius * length) ** 2 + 1e-13 * size**2
