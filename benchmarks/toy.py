@@ -1,6 +1,6 @@
 """The two-objective problem that CAGrad and Nash-MTL draw: where each weighting ends from five starts.
 
-Run: python benchmarks/toy.py PICTURE.svg [METHOD ...]
+Run: python benchmarks/toy.py PICTURE.png [METHOD ...]
 
 Both losses fall steeply into a valley on the way to the Pareto front, and their gradients there conflict and
 differ a hundredfold in length. From one start equal weighting creeps along the valley and is still there
@@ -90,8 +90,7 @@ def draw(paths: dict[str, list[Array]], file: Path) -> None:
     """Draw the paths of each method over the contours of the mean loss."""
     import matplotlib
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "toy"
+    matplotlib.use("agg")
     from matplotlib import pyplot
 
     a, b = np.meshgrid(np.linspace(-11, 11, 160), np.linspace(-11, 11, 160))
@@ -117,7 +116,7 @@ def draw(paths: dict[str, list[Array]], file: Path) -> None:
             f"{name}: {sum(stationarity(p[-1]) < REACHED for p in found)} of {len(found)}", fontsize=10
         )
     figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    figure.savefig(file, dpi=110)
 
 
 REACHED = 0.02
