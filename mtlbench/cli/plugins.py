@@ -251,6 +251,8 @@ def _default(parameter: Parameter) -> str:
 def _cost(kind: str, cls: type[Any]) -> Iterator[tuple[str, str]]:
     if kind == "weightings":
         yield "needs", _NEEDS[cls.needs.value]
+        if "after_step" in vars(cls):
+            yield "after", "a hook runs after each step; to see the batch again costs one more forward pass"
         yield "heads", f"receive {_HEADS[cls.heads]}"
         if cls.properties:
             yield "promises", ", ".join(sorted(cls.properties))

@@ -134,6 +134,8 @@ class GradientEngine:
         for group, part in parts:
             features = self.architecture(part.inputs, group)
             if features.penalty is not None:
+                if not features.penalty.isfinite():
+                    raise RunFailedError(f"the penalty of {type(self.architecture).__name__} is not finite")
                 penalties.append(features.penalty / len(parts))
             for name in group:
                 pyramid = features.pyramids[name]
@@ -175,8 +177,6 @@ class GradientEngine:
             losses, weights = self._weigh_losses(batch, present)
             return Step(self._spread(losses), self._spread(weights, 0.0))
         cut = self._cut(batch, present)
-        if cut.penalty is not None and not cut.penalty.isfinite():
-            raise RunFailedError(f"the penalty of {type(self.architecture).__name__} is not finite")
         if not cut.losses.isfinite().all():
             return Step(self._spread(cut.losses), None)  # no solver can say more than the losses do
         if reuse:
@@ -203,6 +203,8 @@ class GradientEngine:
         losses = torch.stack([found[name] for name in names])
         # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
         leaf = losses.detach().requires_grad_()
+        if not leaf.isfinite().all():
+            return leaf.detach(), torch.zeros_like(leaf)
         result = self._given(self.weighting(leaf), torch.Size([]), leaf.shape)
         if result.dim() == 0:
             torch.autograd.backward(result)
