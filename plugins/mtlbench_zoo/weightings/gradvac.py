@@ -20,13 +20,12 @@ class GradVac(Weighting):
     Each task i meets the other tasks j in a random order. Where the cosine phi of g_i and g_j is below its
     target phi*, a multiple of g_j is added that brings it there:
     g_i <- g_i + g_j |g_i| (phi* sqrt(1 - phi^2) - phi sqrt(1 - phi*^2)) / (|g_j| sqrt(1 - phi*^2)).
-    Then the target follows:  phi* <- (1 - beta) phi* + beta phi.  Targets start at 0, where the first steps
-    are PCGrad's. The update is the sum of all g_i, computed on coefficients from the Gram matrix.
+    Then the target follows:  phi* <- (1 - beta) phi* + beta phi.  Targets start at 0, so that the first step
+    is PCGrad's. The update is the sum of all g_i, computed on coefficients from the Gram matrix.
 
     beta: how fast targets follow, 0 to 1. The paper has 0.01, the default; LibMTL and TorchJD have 0.5.
     Source: Wang, Tsvetkov, Firat & Cao, ICLR 2021, arXiv:2010.05874, equations 4 and 5 and algorithm 1.
-    Heads: unweighted. The update is a sum, like equal weighting's; no weight is below 1 while targets are
-    not negative.
+    Heads: unweighted. The update is a sum, like equal weighting's; no weight is below 1.
     Deviations: the whole model is one parameter group (the paper also has one per layer, its "all_layer",
     which needs Gram matrices by block). A target counts as 1 - 1e-6 at most, since a cosine of 1 takes an
     infinite multiple. A gradient of length 0, or one that others cancelled, has no cosine and changes neither

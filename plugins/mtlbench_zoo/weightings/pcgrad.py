@@ -43,6 +43,7 @@ class PCGrad(Weighting):
 
 def partner_order(count: int, generator: torch.Generator) -> NDArray[np.int64]:
     """Return ``[count, count - 1]``: in row i all others than i, in a random order of their own."""
-    draws = torch.rand(count, count, dtype=torch.float64, generator=generator)
-    order: NDArray[np.int64] = draws.fill_diagonal_(2.0).argsort(1)[:, : count - 1].numpy()
+    draws = torch.rand(count, count, dtype=torch.float64, generator=generator).numpy()
+    np.fill_diagonal(draws, 2.0)
+    order: NDArray[np.int64] = draws.argsort(1)[:, : count - 1]
     return order
