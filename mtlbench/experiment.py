@@ -96,7 +96,7 @@ class Experiment:
         self._core = _digest(CORE)
 
     def _check_combination(self) -> None:
-        """Make one step on two samples, so that what cannot work is refused before any baseline is trained."""
+        """Make one step on two samples: what cannot work is refused before any baseline is trained."""
         for name, count in self.dataset.counts().items():
             if not count:
                 raise MtlbenchError(f"{self.dataset.title}: the split '{name}' is empty")
@@ -108,8 +108,9 @@ class Experiment:
             if os.environ.get("MTLBENCH_TRACEBACK"):
                 raise
             where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise MtlbenchError(
-                f"{self.run.label}: a trial step failed: {type(error).__name__}: {' '.join(str(error).split())}"
+                f"{self.run.label}: a trial step failed: {what}"
                 f" ({Path(where.filename).name}:{where.lineno}; MTLBENCH_TRACEBACK=1 shows the way there)"
             ) from error
         # What a wrapper does depends on the code of what it wraps, too.

@@ -253,6 +253,8 @@ def _cost(kind: str, cls: type[Any]) -> Iterator[tuple[str, str]]:
         yield "needs", _NEEDS[cls.needs.value]
         if "after_step" in vars(cls):
             yield "after", "a hook runs after each step; to see the batch again costs one more forward pass"
+        if cls.needs.value != "losses":
+            yield "--grad", " or ".join(sorted(cls.spaces, reverse=True))
         yield "heads", f"receive {_HEADS[cls.heads]}"
         if cls.properties:
             yield "promises", ", ".join(sorted(cls.properties))

@@ -50,6 +50,9 @@ class Weighting(nn.Module, ABC):
     needs: ClassVar[Need]
     heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"
     """Whether a head receives its own task's gradient times the task's weight, or as it is."""
+    spaces: ClassVar[frozenset[str]] = frozenset({"parameters", "features"})
+    """What a GRAM or JACOBIAN method may differentiate by. One that follows gradients over steps leaves out
+    ``"features"``: there every batch has gradients of its own samples."""
     properties: ClassVar[frozenset[str]] = frozenset()
     """What the method promises and the conformance kit then checks: ``"permutation-equivariant"``,
     ``"scale-free"`` (all losses times c give the same weights), ``"non-conflicting"`` (the update has no

@@ -92,6 +92,11 @@ class GradientEngine:
                 raise MtlbenchError(
                     f"--grad features: {method} weights losses and takes no gradients; leave --grad out"
                 )
+            if "features" not in weighting.spaces:
+                raise MtlbenchError(
+                    f"--grad features: {method} follows gradients over steps, and those by features are of"
+                    " one batch only; use --grad parameters"
+                )
             if not architecture.shares_features:
                 raise MtlbenchError(
                     f"--grad features: {sharing} has no feature tensor that all tasks share;"
@@ -245,7 +250,8 @@ class GradientEngine:
         shared = [[g for g, keep in zip(row, self._is_shared, strict=True) if keep] for row in trunk]
         if self.weighting.needs is Need.JACOBIAN:
             weights: list[float] = []
-            update: list[Tensor | None] = self._update(shared, cut.losses)
+            everything = [p for p, is_shared in zip(self._trunk, self._is_shared, strict=True) if is_shared]
+            update: list[Tensor | None] = [*self._update(shared, cut.losses, everything)]
         else:
             weights = self._solve(shared, cut.losses)
             update = combine(shared, weights)
@@ -260,35 +266,37 @@ class GradientEngine:
             weights = self._solve(cut.cotangents, cut.losses)
             self._pull_once(cut, weights)
             return weights
-        update = self._update(cut.cotangents, cut.losses)
-        self._backward(cut.pyramids[0], update, cut.penalty)
+        self._backward(
+            cut.pyramids[0], self._update(cut.cotangents, cut.losses, cut.pyramids[0]), cut.penalty
+        )
         return []
 
     def _own_weights(self, weights: list[float], size: int) -> list[float]:
         """Return what a head, or a trunk parameter that serves one task, is multiplied by."""
         return weights if weights and self.weighting.heads == "weighted" else [1.0] * size
 
-    def _update(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[Tensor | None]:
-        """Ask a Jacobian weighting for the update, as tensors shaped like the gradients."""
-        reached = [next((g for g in parts if g is not None), None) for parts in zip(*jacobian, strict=True)]
-        if all(like is None for like in reached):
-            return reached
-        flat = torch.stack(
-            [
-                torch.cat(
-                    [
-                        (torch.zeros_like(like) if g is None else g).reshape(-1)
-                        for g, like in zip(row, reached, strict=True)
-                        if like is not None
-                    ]
-                )
-                for row in jacobian
-            ]
-        )
+    def _update(
+        self, jacobian: Sequence[Gradient], losses: Tensor, targets: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Ask a Jacobian weighting for the update of ``targets``, as tensors shaped like them.
+
+        Where no task reaches a target its gradients are zero, so that P is the same at every step.
+        """
+        if not targets:
+            return []
+        rows = [
+            torch.cat(
+                [
+                    (torch.zeros_like(t) if g is None else g).reshape(-1)
+                    for g, t in zip(row, targets, strict=True)
+                ]
+            )
+            for row in jacobian
+        ]
+        flat = torch.stack(rows)
         update = self._given(self.weighting(flat, losses), flat.shape[1:])
-        sizes = [like.numel() for like in reached if like is not None]
-        pieces = iter(torch.split(update.to(flat), sizes))
-        return [None if like is None else next(pieces).view(like.shape) for like in reached]
+        pieces = torch.split(update.to(flat), [target.numel() for target in targets])
+        return [piece.view(target.shape) for piece, target in zip(pieces, targets, strict=True)]
 
     # ---- pulling cotangents through the trunk --------------------------------------------------------
 

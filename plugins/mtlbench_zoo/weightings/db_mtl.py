@@ -32,6 +32,7 @@ class DBMTL(GradientState):
     """
 
     needs = Need.JACOBIAN
+    spaces = frozenset({"parameters"})
     heads = "unweighted"
     properties: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant"})
 

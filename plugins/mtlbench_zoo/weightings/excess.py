@@ -33,6 +33,7 @@ class ExcessMTL(GradientState):
     """
 
     needs = Need.JACOBIAN
+    spaces = frozenset({"parameters"})
     heads = "unweighted"
     properties = frozenset({"permutation-equivariant", "scale-free"})
 

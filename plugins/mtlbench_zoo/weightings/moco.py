@@ -34,6 +34,7 @@ class MoCo(GradientState):
     """
 
     needs = Need.JACOBIAN
+    spaces = frozenset({"parameters"})
     heads = "unweighted"
     properties = frozenset({"permutation-equivariant", "scale-free"})
 
