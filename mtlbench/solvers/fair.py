@@ -14,7 +14,7 @@ _RIDGE = 1e-12
 """Relative increase of every gradient's square. A Pareto-stationary point has no bargain; with this one there
 always is a unique one, whose error is far below the tolerance."""
 
-_ROUNDS = 100
+_ROUNDS = 200
 """Newton steps before the residual is judged. Ordinary matrices take about five; where gradients cancel,
 rounding errors keep the steps from getting small."""
 

@@ -24,8 +24,8 @@ class FairGrad(Weighting):
 
     alpha: above 0. Near 0 it becomes equal weighting, 1 (the default) is Nash-MTL's bargain, and the larger,
     the more the task with the least progress counts.
-    With alpha of 10 or more and gradients whose lengths differ by many orders of magnitude, some weights are
-    too far apart for float64, and the solver gives up (`SolverError`).
+    With alpha above 1, gradients that cancel and lengths that differ by many orders of magnitude, weights can
+    be too far apart for float64; the solver then gives up (`SolverError`).
     Source: Ban & Ji, "Fair resource allocation in multi-task learning", ICML 2024, arXiv:2402.15638,
     equations 3 to 5.
     Heads: weighted, as the official code takes gradients of the weighted sum of losses. The weights have no
