@@ -2,7 +2,7 @@
 
 - ``<!-- options run -->``, ``<!-- options protocol -->``: the settings of ``mtlbench run``, from `RunConfig`;
 - ``<!-- methods KIND -->``: the method cards of a kind of plugin, from the registry and the docstrings;
-- ``<!-- printed FILE -->``: really printed output, a file of ``_printed/``; nothing where it is missing.
+- ``<!-- printed FILE -->``: really printed output, a file of ``_printed/``.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def _facts(kind: str, cls: Any) -> Iterator[tuple[str, str]]:
 
 
 def printed(name: str) -> str:
-    """Return a file of printed output as a block; empty where there is none yet."""
+    """Return a file of printed output as a block."""
     file = ROOT / "docs" / "_printed" / name
-    return f"```text\n{file.read_text(encoding='utf-8').rstrip()}\n```" if file.is_file() else ""
+    return f"```text\n{file.read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def escape(text: str) -> str:
