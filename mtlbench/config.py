@@ -31,7 +31,7 @@ def option(
 class Protocol:
     """Everything that must be equal for two runs to be comparable."""
 
-    epochs: int = option(12, "Epochs to train at most.", low=1)
+    epochs: int = option(10, "Epochs to train at most.", low=1)
     batch_size: int = option(
         16, "Samples in one step (for each task, where tasks have their own inputs).", low=1
     )

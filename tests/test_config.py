@@ -80,7 +80,7 @@ def test_every_setting_is_a_flag_and_a_key(tmp_path: Path) -> None:
         assert "--" + flag_name(setting.name) in flags
     assert "--seed" in flags
     text = CliRunner().invoke(run, ["--help"]).output
-    assert "default: 12" in text
+    assert "default: 10" in text
     examples: dict[str, Any] = {
         "arch": '"mmoe"',
         "seeds": "[0]",
