@@ -6,10 +6,11 @@ import hashlib
 import os
 import platform
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +21,12 @@ from mtlbench.config import BASELINE, RunConfig
 from mtlbench.contracts import Dataset, Weighting
 from mtlbench.data.folder import data_folder
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
-from mtlbench.gradients import GradientEngine
 from mtlbench.registry import Choice, Registry, source_digest
 from mtlbench.results import Comparison, Cost, Record, Store, comparability_key, compare, run_id
 from mtlbench.results.record import SCHEMA
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training.loop import Outcome, pick_device, train
-from mtlbench.training.model import Run, build, choose_tasks
+from mtlbench.training.model import Run, build, build_engine, choose_tasks
 from mtlbench.training.report import Reporter
 
 CORE = ["mtlbench.training.loop"]
@@ -93,7 +93,7 @@ class Experiment:
         self._check_combination()
         self._fingerprint = self.dataset.fingerprint()
         self._counts = self.dataset.counts()
-        self._core = _digest(CORE)
+        self._core = _digest(*CORE)
 
     def _check_combination(self) -> None:
         """Make one step on two samples: what cannot work is refused before any baseline is trained."""
@@ -119,15 +119,7 @@ class Experiment:
 
     def _trial(self) -> Weighting:
         model, weighting = build(self.run, self.dataset)
-        engine = GradientEngine(
-            model.architecture,
-            {name: model.heads[name] for name in self.run.tasks},
-            choose_tasks(self.dataset, self.run.tasks),
-            weighting,
-            self.run.grad,
-            self.dataset.per_task,
-            self.run.scale,
-        )
+        engine = build_engine(self.run, self.dataset, model, weighting)
         split, cpu = self.dataset.split("train"), torch.device("cpu")
         two = {
             name: part.fetch(torch.arange(len(part))[:2]).to(cpu)
@@ -216,7 +208,7 @@ class Experiment:
             origin = Path(choice.plugin.origin).name
             own = choice is self.run.weighting
             modules = self._weighting_modules if own else [choice.plugin.module]
-            return {"origin": origin, "source": _digest(modules)}
+            return {"origin": origin, "source": _digest(*modules)}
 
         parts = {
             "architecture": run.architecture,
@@ -289,8 +281,9 @@ class Experiment:
         return Record(values | {"comparability": comparability_key(values)})
 
 
-def _digest(modules: Sequence[str]) -> str:
-    """Return a hash of the source of these modules and of what they import from their packages."""
+@cache
+def _digest(*modules: str) -> str:
+    """Return a hash of the source of these modules and of what they import; read once in a process."""
     return hashlib.sha256(" ".join(map(source_digest, modules)).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mtlbench.cli.options import plugin_files
+
 
 @click.group()
 def data() -> None:
@@ -27,14 +29,7 @@ def data() -> None:
     metavar="DIR",
     help="Where prepared data lives. Default: $MTLBENCH_DATA, else the user's cache folder.",
 )
-@click.option(
-    "--plugin",
-    "files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A Python file that defines plugins. May be repeated.",
-)
+@plugin_files
 def prepare(
     name: str, source: Path | None, size: int | None, data_dir: Path | None, files: tuple[Path, ...]
 ) -> None:

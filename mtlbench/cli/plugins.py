@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mtlbench.cli.options import plugin_files
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -19,15 +21,6 @@ if TYPE_CHECKING:
 
     from mtlbench.registry import Kind, Plugin
     from mtlbench.spec import Parameter
-
-_PLUGIN_FILES = click.option(
-    "--plugin",
-    "files",
-    multiple=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="A Python file that defines plugins. May be repeated.",
-)
 
 _NEEDS = {
     "losses": "the losses: a step costs one forward and one backward pass, as with equal weighting",
@@ -59,7 +52,7 @@ class _Row:
 @click.command()
 @click.argument("kind", required=False)
 @click.argument("pattern", default="*")
-@_PLUGIN_FILES
+@plugin_files
 @click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @click.option("--check", is_flag=True, help="Import every plugin to be sure; exit code 1 if one fails.")
 @click.pass_context
@@ -94,7 +87,7 @@ def ls(
 @click.command()
 @click.argument("kind")
 @click.argument("name")
-@_PLUGIN_FILES
+@plugin_files
 def info(kind: str, name: str, files: tuple[Path, ...]) -> None:
     """Show what a plugin is, its parameters, what it costs and where it is written.
 

@@ -90,7 +90,6 @@ class Bars(Quiet):
             columns.append(TextColumn("{task.fields[losses]}", style="dim", markup=False))
         self.progress = Progress(*columns, console=console, refresh_per_second=8)
         self.bar: Any = None
-        self.best = math.inf
         self.mean: dict[str, float] = {}
 
     def notice(self, text: str) -> None:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from mtlbench.contracts import Batch, Dataset, Need, Split, Task, labelled
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
-from mtlbench.gradients import GradientEngine, Step
+from mtlbench.gradients import Step
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
 from mtlbench.training.memory import PeakMemory
-from mtlbench.training.model import Run, build, choose_tasks
+from mtlbench.training.model import Run, build, build_engine, choose_tasks
 from mtlbench.training.optim import build_optimizer, learning_rate
 from mtlbench.training.report import Reporter
 from mtlbench.training.seeds import derive, order
@@ -77,10 +77,10 @@ class _Diverged(Exception):
 class _Loader:
     """The batches of one epoch, in the order that the seed gives, from any step on."""
 
-    def __init__(self, split: Split | Mapping[str, Split], tasks: list[str], run: Run, device: torch.device):
+    def __init__(self, split: Split | Mapping[str, Split], tasks: list[str], run: Run) -> None:
         self.parts = {t: split[t] for t in tasks} if isinstance(split, Mapping) else {"": split}
         self.joint = not isinstance(split, Mapping)
-        self.run, self.device = run, device
+        self.run = run
         self.size: int = run.protocol["batch_size"]
         self.steps = max(self._batches(len(part)) for part in self.parts.values())
 
@@ -143,17 +143,9 @@ class _Loop:
         # A Gram method computes on a T x T matrix on the CPU, so its state stays there.
         self.side = torch.device("cpu") if self.weighting.needs is Need.GRAM else device
         self.weighting.to(self.side)
-        self.engine = GradientEngine(
-            self.model.architecture,
-            {name: self.model.heads[name] for name in self.names},
-            self.tasks,
-            self.weighting,
-            run.grad,
-            dataset.per_task,
-            run.scale,
-        )
+        self.engine = build_engine(run, dataset, self.model, self.weighting)
         self.optimizer = build_optimizer(run.protocol, self.model, self.weighting)
-        self.loader = _Loader(dataset.split("train"), self.names, run, device)
+        self.loader = _Loader(dataset.split("train"), self.names, run)
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
         if resume and checkpoint is not None and checkpoint.exists():

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Dataset, Encoder, Pyramid, Task, Weighting
+from mtlbench.contracts import Architecture, Dataset, Encoder, Task, Weighting
 from mtlbench.errors import MtlbenchError, did_you_mean
+from mtlbench.gradients import GradientEngine
 from mtlbench.heads import build_head, he_initialise
 from mtlbench.registry import Choice, Registry
 from mtlbench.training.seeds import derive, stream
@@ -24,15 +25,11 @@ class MultiTaskModel(nn.Module):
         self.architecture = architecture
         self.heads = heads
 
-    def head(self, task: str, pyramid: Pyramid, size: tuple[int, ...]) -> Tensor:
-        """Return the output of one task from its pyramid; ``size`` is the input's height and width."""
-        output: Tensor = self.heads[task](pyramid, size)
-        return output
-
     def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return the outputs of ``tasks`` (None: of all) for the input ``x`` ``[B, C, H, W]``."""
         features = self.architecture(x, tasks)
-        return {task: self.head(task, p, tuple(x.shape[2:])) for task, p in features.pyramids.items()}
+        size = tuple(x.shape[2:])
+        return {task: self.heads[task](pyramid, size) for task, pyramid in features.pyramids.items()}
 
 
 @dataclass(frozen=True)
@@ -108,3 +105,16 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
         part.active = torch.arange(len(tasks))
         part.generator.manual_seed(derive(run.seed, "weighting", "draws", number))
     return MultiTaskModel(architecture, heads), weighting
+
+
+def build_engine(run: Run, dataset: Dataset, model: MultiTaskModel, weighting: Weighting) -> GradientEngine:
+    """Return the engine that computes the updates of ``run``; refuses what does not fit together."""
+    return GradientEngine(
+        model.architecture,
+        {name: model.heads[name] for name in run.tasks},
+        choose_tasks(dataset, run.tasks),
+        weighting,
+        run.grad,
+        dataset.per_task,
+        run.scale,
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from problems import jacobians
 
 from mtlbench.solvers import SolverError, conflict_averse, conflict_averse_correction, dual_cone_projection
 from mtlbench.testing import matrix_zoo
@@ -117,15 +117,6 @@ def test_scale_does_not_matter(count: int, scale: float) -> None:
     gram = conflicting(count, 0)
     expected = conflict_averse_correction(gram, 0.4)
     assert conflict_averse_correction(gram * scale, 0.4) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-jacobians = st.integers(1, 8).flatmap(
-    lambda count: arrays(
-        np.float64,
-        st.tuples(st.just(count), st.integers(1, 6)),
-        elements=st.one_of(st.integers(-2, 2).map(float), st.floats(-1e6, 1e6).map(lambda x: round(x, 6))),
-    )
-)
 
 
 @settings(max_examples=300, deadline=None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from problems import jacobians
 
 from mtlbench.solvers import SolverError, dual_cone, dual_cone_projection
 from mtlbench.testing import matrix_zoo
@@ -30,15 +29,6 @@ def test_the_zoo_is_solved_to_optimality(matrix) -> None:
     assert_optimal(gram, np.full(count, 1 / count), single)
     for weights, found in zip(np.eye(count), dual_cone_projection(gram, np.eye(count)), strict=True):
         assert_optimal(gram, weights, found)
-
-
-jacobians = st.integers(1, 8).flatmap(
-    lambda count: arrays(
-        np.float64,
-        st.tuples(st.just(count), st.integers(1, 6)),
-        elements=st.one_of(st.integers(-2, 2).map(float), st.floats(-1e6, 1e6).map(lambda x: round(x, 6))),
-    )
-)
 
 
 @settings(max_examples=300, deadline=None)

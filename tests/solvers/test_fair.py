@@ -6,8 +6,7 @@ import cvxpy
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from problems import jacobians
 
 from mtlbench.solvers import SolverError, fair_weights
 from mtlbench.testing import matrix_zoo
@@ -98,15 +97,6 @@ def test_gradients_that_cancel_leave_no_update(alpha: float) -> None:
     jacobian = np.array([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
     weights = fair_weights(jacobian @ jacobian.T, alpha)
     assert np.linalg.norm(weights @ jacobian) <= 1e-4 * weights.sum()
-
-
-jacobians = st.integers(1, 8).flatmap(
-    lambda count: arrays(
-        np.float64,
-        st.tuples(st.just(count), st.integers(1, 6)),
-        elements=st.one_of(st.integers(-2, 2).map(float), st.floats(-1e6, 1e6).map(lambda x: round(x, 6))),
-    )
-)
 
 
 @settings(max_examples=200, deadline=None)

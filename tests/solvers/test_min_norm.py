@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from problems import jacobians
 from torchjd.aggregation import MGDAWeighting
 
 from mtlbench.errors import RunFailedError
@@ -107,15 +107,6 @@ def test_the_zoo_is_solved_to_optimality(matrix) -> None:
 def test_scale_does_not_matter(count: int, scale: float) -> None:
     gram = conflicting(count, 0)
     assert min_norm_point(gram * scale) == pytest.approx(min_norm_point(gram), rel=1e-9, abs=1e-12)
-
-
-jacobians = st.integers(1, 8).flatmap(
-    lambda count: arrays(
-        np.float64,
-        st.tuples(st.just(count), st.integers(1, 6)),
-        elements=st.one_of(st.integers(-2, 2).map(float), st.floats(-1e6, 1e6).map(lambda x: round(x, 6))),
-    )
-)
 
 
 @settings(max_examples=300, deadline=None)

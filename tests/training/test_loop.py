@@ -8,26 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from runs import CPU, facts, outcome, outcome_in_pieces
 
-from mtlbench.errors import Interrupted, MtlbenchError
+from mtlbench.errors import MtlbenchError
 from mtlbench.gradients import GradientEngine
-from mtlbench.training.loop import Outcome, pick_device, train
+from mtlbench.training.loop import pick_device
 from mtlbench.training.model import build
 from mtlbench.training.optim import build_optimizer, learning_rate
-from mtlbench.training.report import Silence
 from mtlbench.training.seeds import derive, order, stream
-
-CPU = torch.device("cpu")
-
-
-def outcome(experiment: Any, **more: Any) -> Outcome:
-    return train(experiment.run, experiment.dataset, CPU, Silence(), **more)
-
-
-def facts(found: Outcome) -> dict[str, Any]:
-    """Everything of an outcome that is not measured by a clock or a meter."""
-    return {k: v for k, v in vars(found).items() if k not in ("seconds", "step_ms", "peak_mb")}
-
 
 METHODS = [
     {"arch": "mmoe", "weight": "rlw"},
@@ -47,20 +35,7 @@ def test_a_run_is_a_function_of_its_config_also_when_interrupted(
     whole = facts(outcome(setting))
     assert whole["status"] == "ok", whole["reason"]
     assert facts(outcome(setting)) == whole
-    checkpoint = tmp_path / "c.pt"
-    pieces = 0
-    for pause in (1, 2, 1, 3, 10**9):  # mid-epoch, at epoch ends, in the first step
-        calls = iter(range(10**9))
-        try:
-            last = outcome(
-                setting, checkpoint=checkpoint, resume=True, stopped=lambda c=calls, p=pause: next(c) >= p
-            )
-            break
-        except Interrupted:
-            pieces += 1
-            torch.rand(7)  # whatever happens between two pieces must not matter
-    assert pieces >= 3
-    assert facts(last) == whole
+    assert facts(outcome_in_pieces(setting, tmp_path / "c.pt")) == whole
 
 
 def test_resume_reads_no_code_from_a_checkpoint(experiment: Callable[..., Any], tmp_path: Path) -> None:

@@ -8,18 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from runs import facts, outcome, outcome_in_pieces
 from torchjd import aggregation
 
 from mtlbench.contracts import Need, Weighting
-from mtlbench.errors import Interrupted, MtlbenchError
+from mtlbench.errors import MtlbenchError
 from mtlbench.registry import Registry
 from mtlbench.testing import check_weighting, matrix_zoo, tiny_tasks
-from mtlbench.training.loop import Outcome, train
-from mtlbench.training.report import Silence
 from mtlbench_zoo.weightings.ema import EMA
 from mtlbench_zoo.weightings.every import Every
 
-CPU = torch.device("cpu")
 LOSSES = torch.ones(3, dtype=torch.float64)
 
 
@@ -144,14 +142,6 @@ def test_the_state_of_the_wrapped_method_and_its_generator_are_saved() -> None:
 # ---- whole runs ------------------------------------------------------------------------------------------
 
 
-def outcome(experiment: Any, **more: Any) -> Outcome:
-    return train(experiment.run, experiment.dataset, CPU, Silence(), **more)
-
-
-def facts(found: Outcome) -> dict[str, Any]:
-    return {k: v for k, v in vars(found).items() if k not in ("seconds", "step_ms", "peak_mb")}
-
-
 @pytest.mark.parametrize(
     "method",
     [
@@ -173,18 +163,7 @@ def test_an_interrupted_run_is_the_same_run(
     setting = experiment(**({"arch": "hps"} | method))
     whole = facts(outcome(setting))
     assert whole["status"] == "ok", whole["reason"]
-    checkpoint, pieces = tmp_path / "c.pt", 0
-    for pause in (1, 2, 1, 3, 10**9):
-        calls = iter(range(10**9))
-        try:
-            last = outcome(
-                setting, checkpoint=checkpoint, resume=True, stopped=lambda c=calls, p=pause: next(c) >= p
-            )
-            break
-        except Interrupted:
-            pieces += 1
-    assert pieces >= 3
-    assert facts(last) == whole
+    assert facts(outcome_in_pieces(setting, tmp_path / "c.pt")) == whole
 
 
 def test_weights_are_computed_at_every_third_step_only(
