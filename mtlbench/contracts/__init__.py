@@ -1,9 +1,9 @@
 """What a plugin is: the small, documented contracts that everything else is built on."""
 
-from mtlbench.contracts.architecture import Architecture, Features
+from mtlbench.contracts.architecture import Architecture, Features, Reading
 from mtlbench.contracts.auxiliary import Auxiliary
 from mtlbench.contracts.dataset import SPLITS, Batch, Dataset, Split, SplitName
-from mtlbench.contracts.encoder import Encoder, Pyramid, PyramidShape
+from mtlbench.contracts.encoder import Encoder, EncoderFactory, Pyramid, PyramidShape
 from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Output, Task, Vector, labelled
 from mtlbench.contracts.weighting import Need, Weighting
 
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "Dataset",
     "Encoder",
+    "EncoderFactory",
     "Features",
     "Likelihood",
     "Loss",
@@ -23,6 +24,7 @@ __all__ = [
     "Output",
     "Pyramid",
     "PyramidShape",
+    "Reading",
     "Split",
     "SplitName",
     "Task",

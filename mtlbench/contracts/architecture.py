@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from mtlbench.contracts.encoder import Encoder, Pyramid, PyramidShape
+from mtlbench.contracts.encoder import EncoderFactory, Pyramid, PyramidShape
 from mtlbench.contracts.task import Task
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Something inside an architecture that people look at, as it was in one forward pass.
+
+    kind and values: ``"gate"`` ``[B, E]``, a task's weights over E experts (or branches), rows that sum to 1;
+    ``"attention"`` ``[B, C, H, W]`` in 0..1; ``"mixing"`` ``[T, T]`` or ``[C, T, T]``, how much of column
+    j's features row i receives. place: where in the network, such as ``"stage3"``. task: whom it serves;
+    None where it serves all. names: what the E experts or T branches are called; may be left empty.
+    """
+
+    kind: Literal["gate", "attention", "mixing"]
+    place: str
+    values: Tensor
+    task: str | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,12 +36,14 @@ class Features:
 
     pyramids: one a task. shared: the pyramid that feeds all tasks, where there is one; then every entry
     of `pyramids` is that same object. penalty: an extra term of the objective (a regulariser), already
-    multiplied by its weight; it is added to the objective, never weighted like a task.
+    multiplied by its weight; it is added to the objective, never weighted like a task. readings: what can
+    be looked at inside; they cost nothing, since they are what the forward pass has computed anyway.
     """
 
     pyramids: Mapping[str, Pyramid]
     shared: Pyramid | None = None
     penalty: Tensor | None = None
+    readings: tuple[Reading, ...] = ()
 
 
 class Architecture(nn.Module, ABC):
@@ -41,7 +60,7 @@ class Architecture(nn.Module, ABC):
     shares_features: ClassVar[bool] = False
     """Whether `Features.shared` is given, so that gradients may be taken with respect to features."""
 
-    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__()
         self.task_names = tuple(task.name for task in tasks)
 

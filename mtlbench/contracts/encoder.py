@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -45,3 +45,16 @@ class Encoder(nn.Module, ABC):
             x = stage(x)
             pyramid.append(x)
         return tuple(pyramid)
+
+
+class EncoderFactory(Protocol):
+    """Gives a new encoder at every call.
+
+    task: whom the encoder will serve. Where ``--encoder`` names one encoder for each task, an architecture
+    that builds encoders by task says which; None asks for the one encoder that suits all tasks and raises
+    `MtlbenchError` where tasks have different ones.
+    """
+
+    def __call__(self, task: str | None = None) -> Encoder:
+        """Return a new encoder."""
+        ...

@@ -34,7 +34,7 @@ def check_architecture(cls: type[Architecture], **parameters: Any) -> None:
     assert cls.__doc__, f"{name}: it has no docstring to say what it is and where it comes from"
 
     def make(tasks: tuple[Task, ...]) -> Architecture:
-        return build(cls, {"encoder": TinyEncoder, "tasks": tasks}, parameters)
+        return build(cls, {"encoder": lambda task=None: TinyEncoder(), "tasks": tasks}, parameters)
 
     accepted = 0
     for count in (1, 2, 3):

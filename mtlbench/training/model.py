@@ -76,7 +76,7 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
     he = run.protocol["init"] == "he"
     copies = 0
 
-    def encoder() -> Encoder:
+    def encoder(task: str | None = None) -> Encoder:
         nonlocal copies
         with stream(run.seed, "encoder", copies):
             built: Encoder = run.encoder.build(in_channels=dataset.input_shape[0])

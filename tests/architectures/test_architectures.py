@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Encoder, Map, Task, Vector
+from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Map, Task, Vector
 from mtlbench.errors import MtlbenchError
 from mtlbench.heads import build_head
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
@@ -25,7 +25,7 @@ TASKS = (
     Task("bbox", Vector(4), L1(), ()),
     Task("type.depth", Map(1), L1(), ()),  # a name that no module could have
 )
-Make = Callable[[Callable[[], Encoder], Sequence[Task]], Architecture]
+Make = Callable[[EncoderFactory, Sequence[Task]], Architecture]
 MAKES: dict[str, Make] = {
     "stl": SingleTask,
     "hps": HardParameterSharing,
@@ -37,15 +37,15 @@ every_architecture = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.k
 every_count = pytest.mark.parametrize("count", [1, 2, 3, 4])
 
 
-def unet() -> Encoder:
+def unet(task: str | None = None) -> Encoder:
     return UNet(3, depth=3, width=4)
 
 
-def conv() -> Encoder:
+def conv(task: str | None = None) -> Encoder:
     return Conv(3, width=4)
 
 
-def build(make: Make, count: int = 3, encoder: Callable[[], Encoder] = unet) -> Architecture:
+def build(make: Make, count: int = 3, encoder: EncoderFactory = unet) -> Architecture:
     torch.manual_seed(0)
     return make(encoder, TASKS[:count])
 

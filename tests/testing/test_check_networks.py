@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
+from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Features, PyramidShape, Task
 from mtlbench.testing import TinyEncoder, check_architecture, check_encoder
 
 
@@ -17,7 +17,7 @@ class Shared(Architecture):
 
     shares_features = True
 
-    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         self.encoder = encoder()
 
@@ -34,7 +34,7 @@ class Gated(Shared):
 
     shares_features = False
 
-    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         self.gates = nn.ParameterDict({task.name: nn.Parameter(torch.zeros(())) for task in tasks})
 
@@ -85,7 +85,7 @@ class NoSharing(Gated):
 class Unused(Shared):
     """Has a layer that nothing uses."""
 
-    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         self.extra = nn.Linear(2, 2)
 

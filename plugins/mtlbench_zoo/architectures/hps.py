@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
+from mtlbench.contracts import Architecture, EncoderFactory, Features, PyramidShape, Task
 
 
 class HardParameterSharing(Architecture):
@@ -19,7 +19,7 @@ class HardParameterSharing(Architecture):
     cost: ClassVar[str] = "1 trunk"
     shares_features: ClassVar[bool] = True
 
-    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         self.encoder = encoder()
 

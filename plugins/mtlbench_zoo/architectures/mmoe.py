@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Encoder, Features, Pyramid, PyramidShape, Task
+from mtlbench.contracts import Architecture, EncoderFactory, Features, Pyramid, PyramidShape, Task
 from mtlbench.errors import MtlbenchError
 
 
@@ -56,7 +56,7 @@ class MMoE(Architecture):
 
     def __init__(
         self,
-        encoder: Callable[[], Encoder],
+        encoder: EncoderFactory,
         tasks: Sequence[Task],
         experts: int = 3,
         gate: Literal["softmax", "context"] = "softmax",

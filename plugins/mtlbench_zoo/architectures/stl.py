@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Encoder, Features, PyramidShape, Task
+from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Features, PyramidShape, Task
 
 
 class SingleTask(Architecture):
@@ -19,10 +19,10 @@ class SingleTask(Architecture):
 
     cost: ClassVar[str] = "T trunks, one a task"
 
-    def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
+    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         # A list, because the name of a task need not be fit for the name of a module.
-        self.encoders = nn.ModuleList(encoder() for _ in tasks)
+        self.encoders = nn.ModuleList(encoder(task.name) for task in tasks)
 
     def _encoder(self, task: str) -> Encoder:
         found = self.encoders[self.task_names.index(task)]
