@@ -69,6 +69,12 @@ class RunConfig(Protocol):
     seeds: tuple[int, ...] = option(
         (0,), "Seeds, such as 0,1,2 or 0-4; every run is repeated for each.", low=0
     )
+    probe: int = option(
+        0,
+        "Log how the task gradients stand to each other on every so-manieth step; 0: only where the method"
+        " computes them anyway. Changes no result.",
+        low=0,
+    )
     device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1.")
     baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")
     force: bool = option(False, "Train again although the record is there; the old record stays.")

@@ -89,6 +89,7 @@ class Experiment:
             config.seeds[0],
             config.protocol,
             registry,
+            config.probe,
         )
         self._check_combination()
         self._fingerprint = self.dataset.fingerprint()
@@ -166,6 +167,10 @@ class Experiment:
             if kept.values["env"] != self._env():
                 watcher.notice(
                     f"{run.label}: the record that is there was made with another set-up (see its env)"
+                )
+            if run.probe and len(run.tasks) > 1 and not any(row.get("gradients") for row in kept.history):
+                watcher.notice(
+                    f"{run.label}: the record that is there was made without --probe; --force trains it again"
                 )
             return Trained(kept, self.store.cost(kept), cached=True)
         checkpoint = self.store.checkpoint(name)

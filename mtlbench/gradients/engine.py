@@ -33,11 +33,15 @@ class Step:
     """What one step saw.
 
     losses: float64 ``[T]`` on the CPU, NaN for a task without a label in the batch. weights: float64 ``[T]``,
-    what each task's gradient was multiplied by; None where the method gave an update and no weights.
+    what each task's gradient was multiplied by; None where the method gave an update and no weights. gram:
+    float64 ``[T, T]``, the products of the task gradients, NaN for a task without a label; None where
+    nobody computed them. penalty: the architecture's extra term of the objective, a scalar; None for none.
     """
 
     losses: Tensor
     weights: Tensor | None
+    gram: Tensor | None = None
+    penalty: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class GradientEngine:
         self._methods = [part for part in weighting.modules() if isinstance(part, Weighting)]
         self._age = 0
         self._weights: dict[str, float] = {}
+        self._probing = False
+        self._gram: Tensor | None = None
 
     def state_dict(self) -> dict[str, object]:
         """Return what reused weights (``every``) need to go on."""
@@ -166,12 +172,14 @@ class GradientEngine:
 
     # ---- one step ------------------------------------------------------------------------------------
 
-    def step(self, batch: Batches, names: Sequence[str] | None = None) -> Step:
+    def step(self, batch: Batches, names: Sequence[str] | None = None, probe: bool = False) -> Step:
         """Fill ``.grad`` of every parameter for one batch; it must be empty (None) before.
 
         names: the tasks that have a label in this batch (None: all); the others are left out of the
-        weighting, since a zero gradient would look like a solved task to it.
+        weighting, since a zero gradient would look like a solved task to it. probe: compute `Step.gram` also
+        for a method that has no use for it; the update is the same, bit for bit.
         """
+        self._probing, self._gram = probe, None
         present = [name for name in self.tasks if names is None or name in names]
         active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
         for part in self._methods:
@@ -179,11 +187,11 @@ class GradientEngine:
         reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
         self._age += 1
         if self.weighting.needs is Need.LOSSES:
-            losses, weights = self._weigh_losses(batch, present)
-            return Step(self._spread(losses), self._spread(weights, 0.0))
+            losses, weights, penalty = self._weigh_losses(batch, present)
+            return self._seen(losses, self._spread(weights, 0.0), penalty)
         cut = self._cut(batch, present)
         if not cut.losses.isfinite().all():
-            return Step(self._spread(cut.losses), None)  # no solver can say more than the losses do
+            return self._seen(cut.losses, None, cut.penalty)  # no solver can say more than the losses do
         if reuse:
             numbers = [self._weights[name] for name in present]
             self._pull_once(cut, numbers)
@@ -191,25 +199,34 @@ class GradientEngine:
             numbers = self._weigh_features(cut) if self.space == "features" else self._weigh_parameters(cut)
             self._weights = dict(zip(present, numbers, strict=False))
         if not numbers:
-            return Step(self._spread(cut.losses), None)
+            return self._seen(cut.losses, None, cut.penalty)
         if self.weighting.heads == "weighted":
             for name, number in zip(present, numbers, strict=True):
                 _scale([p.grad for p in self.heads[name].parameters()], number)
-        return Step(self._spread(cut.losses), self._spread(torch.tensor(numbers, dtype=torch.float64), 0.0))
+        weights = self._spread(torch.tensor(numbers, dtype=torch.float64), 0.0)
+        return self._seen(cut.losses, weights, cut.penalty)
+
+    def _seen(self, losses: Tensor, weights: Tensor | None, penalty: Tensor | None) -> Step:
+        gram = None if self._gram is None else self._spread(self._gram)
+        return Step(self._spread(losses), weights, gram, None if penalty is None else penalty.detach())
 
     def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
-        """Place the values of the active tasks among all tasks."""
-        spread = torch.full((len(self.tasks),), absent, dtype=torch.float64)
-        spread[self.weighting.active] = values.detach().cpu().double()
+        """Place the values ``[A]`` or ``[A, A]`` of the active tasks among all tasks."""
+        spread = torch.full((len(self.tasks),) * values.dim(), absent, dtype=torch.float64)
+        active = self.weighting.active
+        spread[active if values.dim() == 1 else (active[:, None], active)] = values.detach().cpu().double()
         return spread
 
-    def _weigh_losses(self, batch: Batches, names: list[str]) -> tuple[Tensor, Tensor]:
+    def _weigh_losses(self, batch: Batches, names: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         found, penalties = self._losses(batch, names, cut=None)
         losses = torch.stack([found[name] for name in names])
+        penalty = torch.stack(penalties).sum() if penalties else None
+        if self._probing:
+            self._gram = self._probe(losses)
         # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
         leaf = losses.detach().requires_grad_()
         if not leaf.isfinite().all():
-            return leaf.detach(), torch.zeros_like(leaf)
+            return leaf.detach(), torch.zeros_like(leaf), penalty
         result = self._given(self.weighting(leaf), torch.Size([]), leaf.shape)
         if result.dim() == 0:
             torch.autograd.backward(result)
@@ -218,11 +235,22 @@ class GradientEngine:
             weights = result.detach().to(losses)
         weights = self._rescale(weights)
         torch.autograd.backward([losses, *penalties], [weights, *[torch.ones_like(p) for p in penalties]])
-        return leaf.detach(), weights
+        return leaf.detach(), weights, penalty
+
+    def _probe(self, losses: Tensor) -> Tensor:
+        """Return the Gram matrix of the gradients of ``losses`` by the shared parameters, float64 [T, T]."""
+        shared = [p for p, keep in zip(self._trunk, self._is_shared, strict=True) if keep]
+        if not shared:
+            return gram([[]] * len(losses))
+        return gram(
+            [torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) for loss in losses]
+        )
 
     def _solve(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[float]:
         """Ask a Gram weighting for weights."""
-        weights = self._given(self.weighting(gram(jacobian), losses.cpu().double()), losses.shape)
+        self._gram = gram(jacobian)
+        # A copy, since what a method does to its argument is its own affair.
+        weights = self._given(self.weighting(self._gram.clone(), losses.cpu().double()), losses.shape)
         return [float(w) for w in self._rescale(weights)]
 
     def _given(self, result: Any, *shapes: torch.Size) -> Tensor:
@@ -294,6 +322,8 @@ class GradientEngine:
             for row in jacobian
         ]
         flat = torch.stack(rows)
+        if self._probing:
+            self._gram = gram(jacobian)
         update = self._given(self.weighting(flat, losses), flat.shape[1:])
         pieces = torch.split(update.to(flat), [target.numel() for target in targets])
         return [piece.view(target.shape) for piece, target in zip(pieces, targets, strict=True)]

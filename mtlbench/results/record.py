@@ -68,6 +68,11 @@ class Record:
         return str(self.values["status"])
 
     @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was logged, an entry for each epoch."""
+        return list(self.values["history"])
+
+    @property
     def folder(self) -> tuple[str, str]:
         """Where the record belongs in a store: (dataset, architecture+weighting)."""
         spec = self.values["spec"]

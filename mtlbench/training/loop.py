@@ -21,6 +21,7 @@ from mtlbench.contracts import Batch, Dataset, Need, Split, Task, labelled
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 from mtlbench.gradients import Step
 from mtlbench.training import checkpoint as checkpoints
+from mtlbench.training import conflicts
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
 from mtlbench.training.memory import PeakMemory
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
@@ -53,7 +54,7 @@ class Outcome:
 
 @dataclass
 class _Progress:
-    """Where a run stands; plain numbers, so that it goes into the checkpoint as it is."""
+    """Where a run stands; plain numbers and a tensor, so that it goes into the checkpoint as it is."""
 
     epoch: int = 0
     step: int = 0
@@ -66,6 +67,8 @@ class _Progress:
     peak_mb: float = 0.0
     losses: list[list[float]] = field(default_factory=list)
     weights: list[list[float]] = field(default_factory=list)
+    penalties: list[float] = field(default_factory=list)
+    conflicts: Tensor | None = None
     step_ms: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -225,11 +228,15 @@ class _Loop:
             "weights": dict(zip(self.names, map(_finite, self._means(progress.weights)), strict=True))
             if progress.weights
             else None,
+            "penalty": _finite(math.fsum(progress.penalties) / len(progress.penalties))
+            if progress.penalties
+            else None,
+            "gradients": conflicts.summary(progress.conflicts, self.names),
             "score": score,
         }
         progress.history.append(row)
         progress.epoch, progress.step = progress.epoch + 1, 0
-        progress.losses, progress.weights = [], []
+        progress.losses, progress.weights, progress.penalties, progress.conflicts = [], [], [], None
         progress.since_best += 1
         if score < progress.best_score:
             progress.best_score, progress.best_epoch, progress.since_best = score, progress.epoch, 0
@@ -259,7 +266,8 @@ class _Loop:
             else {name: part.to(self.device) for name, part in fetched.items()}
         )
         self.optimizer.zero_grad(set_to_none=True)
-        step: Step = self.engine.step(batch, present)
+        probe = self.run.probe > 0 and progress.steps % self.run.probe == 0
+        step: Step = self.engine.step(batch, present, probe)
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():
             active = [name for name in self.names if present is None or name in present]
@@ -276,6 +284,10 @@ class _Loop:
         progress.losses.append(step.losses.tolist())
         if step.weights is not None:
             progress.weights.append(step.weights.tolist())
+        if step.penalty is not None:
+            progress.penalties.append(float(step.penalty))
+        if step.gram is not None and len(self.names) > 1:
+            progress.conflicts = conflicts.add(progress.conflicts, step.gram)
         self.reporter.stepped(dict(zip(self.names, step.losses.tolist(), strict=True)))
 
     @torch.no_grad()

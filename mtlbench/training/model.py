@@ -34,7 +34,11 @@ class MultiTaskModel(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """One architecture, weighting, encoder, dataset, protocol and seed: what is trained and tested once."""
+    """One architecture, weighting, encoder, dataset, protocol and seed: what is trained and tested once.
+
+    probe: on every so-manieth step the task gradients are compared, also for a method that has no use for
+    them; 0 for never. It changes what is logged and no result, so it is no part of what the run is.
+    """
 
     architecture: Choice
     weighting: Choice
@@ -46,6 +50,7 @@ class Run:
     seed: int
     protocol: dict[str, Any]
     registry: Registry = field(repr=False, compare=False)
+    probe: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:
