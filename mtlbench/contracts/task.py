@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -70,7 +70,8 @@ class Metric:
     make: gives a fresh accumulator: a `torchmetrics.Metric` whose ``update(output, target)`` takes what the
     loss takes and ignores missing labels. It accumulates over a split and scores once, so that a score
     never is an average of batch scores. version: raise it when the definition changes; records that
-    differ in it are never compared.
+    differ in it are never compared. state: metrics of a task with an equal ``state`` (not None) accumulate
+    the same and differ only in how they score it, so one accumulator serves all of them.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Metric:
     higher_is_better: bool
     unit: str = "1"
     version: int = 1
+    state: Hashable = None
 
 
 @dataclass(frozen=True)

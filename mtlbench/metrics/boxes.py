@@ -22,7 +22,7 @@ class BoxScore(torchmetrics.Metric):
     """Mean over the labelled boxes of ``score(output [N, 4], target [N, 4]) -> [N]``.
 
     The boxes are kept until the end, so that the mean does not depend on the batches. What is kept does not
-    depend on ``score``: a `torchmetrics.MetricCollection` may let several of these share it.
+    depend on ``score``, so several of these can share it.
     """
 
     full_state_update = False
@@ -76,7 +76,7 @@ def box_iou() -> Metric:
 
     A predicted box that ends before it starts has area 0 and scores 0; so do two boxes without area.
     """
-    return Metric("box_iou", partial(BoxScore, _iou), higher_is_better=True)
+    return Metric("box_iou", partial(BoxScore, _iou), higher_is_better=True, state="boxes")
 
 
 def box_l2() -> Metric:
@@ -85,4 +85,4 @@ def box_l2() -> Metric:
     ``sqrt(dxmin^2 + dymin^2 + dxmax^2 + dymax^2)`` in normalised coordinates: 0 is perfect, and it is at
     most 2 while predictions stay in 0..1.
     """
-    return Metric("box_l2", partial(BoxScore, _distance), higher_is_better=False)
+    return Metric("box_l2", partial(BoxScore, _distance), higher_is_better=False, state="boxes")

@@ -79,7 +79,7 @@ def _foreground(matrix: Tensor, by_class: Score) -> Tensor:
 
 
 def _metric(name: str, score: Score, num_classes: int | None) -> Metric:
-    return Metric(name, partial(ConfusionScore, score, num_classes), higher_is_better=True)
+    return Metric(name, partial(ConfusionScore, score, num_classes), True, state=("confusion", num_classes))
 
 
 def iou(num_classes: int | None = None) -> Metric:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +32,7 @@ def evaluate(
 ) -> dict[str, Scores]:
     """Return the scores of all tasks on a split. The model is in eval mode during the call only."""
     model.eval()
-    # Compute groups would merge metrics whose states happen to be equal after the first batch.
-    meters = {
-        task.name: MetricCollection(
-            {metric.name: metric.make() for metric in task.metrics}, compute_groups=False
-        ).to(device)
-        for task in tasks
-    }
+    meters = {task.name: _Meters(task).to(device) for task in tasks}
     totals = {task.name: torch.zeros(2, dtype=torch.float64) for task in tasks}
     parts = split.items() if isinstance(split, Mapping) else [(None, split)]
     for only, samples in parts:
@@ -57,10 +51,30 @@ def evaluate(
     return {
         task.name: Scores(
             float(totals[task.name][0] / totals[task.name][1]) if totals[task.name][1] else None,
-            {name: _number(value) for name, value in meters[task.name].compute().items()},
+            meters[task.name].scores(),
         )
         for task in tasks
     }
+
+
+class _Meters(MetricCollection):
+    """The accumulators of a task; those that accumulate the same share one state."""
+
+    def __init__(self, task: Task) -> None:
+        # torchmetrics' own search would merge metrics whose states happen to be equal after the first batch;
+        # and it allows no dot in a name.
+        self.names = {f"metric{i}": metric.name for i, metric in enumerate(task.metrics)}
+        groups: dict[Hashable, list[str]] = {}
+        for key, metric in zip(self.names, task.metrics, strict=True):
+            groups.setdefault((key,) if metric.state is None else metric.state, []).append(key)
+        super().__init__(
+            {key: metric.make() for key, metric in zip(self.names, task.metrics, strict=True)},
+            compute_groups=list(groups.values()),
+        )
+
+    def scores(self) -> dict[str, float | None]:
+        """Return each metric's value by its name; None where it is not finite."""
+        return {self.names[key]: _number(value) for key, value in self.compute().items()}
 
 
 def _number(value: Tensor) -> float | None:
