@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mtlbench.errors import MtlbenchError, did_you_mean
+from mtlbench.spec import split
 
 SELECTION_RULE = "lowest geometric mean of the tasks' validation losses"
 """A mean of logarithms needs no reference and is blind to the losses' units: no task decides alone."""
@@ -55,7 +56,14 @@ class RunConfig(Protocol):
     weight: str = option("ew", "Weighting, a spec such as 'mgda[normalize=l2]'.")
     data: str = option("pets", "Dataset, a spec such as 'pets[size=64]'.")
     encoder: str | None = option(
-        None, "Encoder, a spec such as 'unet[depth=3]'.  [default: the dataset's own]"
+        None,
+        "Encoder, a spec such as 'unet[depth=3]', or one for each task: 'segmentation=unet,bbox=resnet18'."
+        "  [default: the dataset's own]",
+    )
+    head: tuple[str, ...] = option(
+        (),
+        "Head of a task, such as 'segmentation=aspp'; several are separated by commas or given one by one."
+        "  [default: what suits output and encoder]",
     )
     tasks: tuple[str, ...] | None = option(
         None, "Train these tasks only, separated by commas.  [default: all]"
@@ -176,7 +184,7 @@ def _convert(hint: Any, value: Any) -> Any:
         if isinstance(value, str):
             if arguments[0] is int:
                 return parse_seeds(value)
-            value = [part.strip() for part in value.split(",")]
+            value = split(value) if arguments[0] is str else value.split(",")
         items = tuple(
             _convert(arguments[0], item) for item in (value if isinstance(value, (list, tuple)) else [value])
         )

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,12 +18,14 @@ import torch
 
 import mtlbench
 from mtlbench.config import BASELINE, RunConfig
-from mtlbench.contracts import Dataset, Weighting
+from mtlbench.contracts import Dataset, Encoder, Task, Weighting
 from mtlbench.data.folder import data_folder
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
+from mtlbench.heads import HeadChoice, choose_head
 from mtlbench.registry import Choice, Registry, source_digest
 from mtlbench.results import Comparison, Cost, Record, Store, comparability_key, compare, run_id
 from mtlbench.results.record import SCHEMA
+from mtlbench.spec import by_task
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training.loop import Outcome, pick_device, train
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
@@ -70,20 +72,29 @@ class Experiment:
         data = registry.choose("datasets", config.data)
         architecture = registry.choose("architectures", config.arch)
         weighting = registry.choose("weightings", config.weight)
-        encoder = registry.choose("encoders", config.encoder or data.cls.encoder)
+        asked = config.encoder or data.cls.encoder
+        specs = by_task(asked)
+        encoders = {task: registry.choose("encoders", spec) for task, spec in (specs or {"": asked}).items()}
+        heads = _heads(config.head)
         self.single = (
             registry.choose("architectures", BASELINE[0]),
             registry.choose("weightings", BASELINE[1]),
         )
         self.store.check()
         self.dataset: Dataset = data.build(data_dir=data_folder(config.data_dir))
-        names = config.tasks or tuple(task.name for task in self.dataset.tasks)
+        known = [task.name for task in self.dataset.tasks]
+        tasks = choose_tasks(self.dataset, config.tasks or known)
+        choose_tasks(self.dataset, [*(specs or ()), *heads])  # those that are not trained may be named, too
+        for task in tasks:
+            if specs and task.name not in specs:
+                raise MtlbenchError(f"--encoder {asked!r} names no encoder for the task '{task.name}'")
         self.run = Run(
             architecture,
             weighting,
-            encoder,
+            {task.name: encoders[task.name if specs else ""] for task in tasks},
+            {task.name: _chosen(heads[task.name], task) for task in tasks if task.name in heads},
             data,
-            tuple(task.name for task in choose_tasks(self.dataset, names)),
+            tuple(task.name for task in tasks),
             config.grad,
             config.scale,
             config.seeds[0],
@@ -154,7 +165,7 @@ class Experiment:
         if single == run and len(run.tasks) == 1:
             return {}
         scored = [t.name for t in choose_tasks(self.dataset, run.tasks) if not t.auxiliary]
-        return {name: replace(single, tasks=(name,)) for name in scored}
+        return {name: single.only(name) for name in scored}
 
     def _obtain(
         self, run: Run, watcher: Watcher, stopped: Callable[[], bool], force: bool = False
@@ -206,7 +217,12 @@ class Experiment:
 
     def _identity(self, run: Run) -> dict[str, Any]:
         def named(choice: Choice) -> dict[str, Any]:
-            return {"name": choice.plugin.name, "parameters": choice.parameters}
+            known = choice.parameters
+            decide = choice.cls.identity(known) if issubclass(choice.cls, Encoder) else known
+            return {"name": choice.plugin.name, "parameters": decide}
+
+        def one_or_each(found: dict[str, Any]) -> dict[str, Any]:
+            return found.get("") or {"by_task": found}
 
         def code(choice: Choice) -> dict[str, str]:
             # Of a plugin file only the name: where it lies on this machine makes no difference to the run.
@@ -218,9 +234,9 @@ class Experiment:
         parts = {
             "architecture": run.architecture,
             "weighting": run.weighting,
-            "encoder": run.encoder,
             "dataset": run.dataset,
         }
+        encoders = {"": run.encoder} if run.encoder else run.encoders
         metrics = {
             task.name: {
                 metric.name: {
@@ -236,6 +252,8 @@ class Experiment:
         return {
             "spec": {
                 **{kind: named(choice) for kind, choice in parts.items()},
+                "encoder": one_or_each({task: named(choice) for task, choice in encoders.items()}),
+                "heads": {task: vars(head) for task, head in run.heads.items()},
                 "tasks": list(run.tasks),
                 "grad": run.grad,
                 "scale": run.scale,
@@ -252,6 +270,7 @@ class Experiment:
                 "mtlbench": mtlbench.__version__,
                 "core": self._core,
                 **{kind: code(choice) for kind, choice in parts.items()},
+                "encoder": one_or_each({task: code(choice) for task, choice in encoders.items()}),
             },
         }
 
@@ -284,6 +303,27 @@ class Experiment:
             "baselines": baselines,
         }
         return Record(values | {"comparability": comparability_key(values)})
+
+
+def _heads(texts: Sequence[str]) -> dict[str, str]:
+    """Return the spec of the head by task, from what ``--head`` was given."""
+    found: dict[str, str] = {}
+    for text in texts:
+        specs = by_task(text)
+        if specs is None:
+            raise MtlbenchError(f"--head: expected task=spec, such as segmentation=unet, found {text!r}")
+        for task, spec in specs.items():
+            if task in found:
+                raise MtlbenchError(f"--head names two heads for the task '{task}': {found[task]} and {spec}")
+            found[task] = spec
+    return found
+
+
+def _chosen(text: str, task: Task) -> HeadChoice:
+    try:
+        return choose_head(text, task.output)
+    except MtlbenchError as error:
+        raise MtlbenchError(f"--head {task.name}={text}: {error}") from None
 
 
 @cache

@@ -2,10 +2,12 @@
 
 A spec is how a person chooses a plugin and how a record names what was chosen. Its grammar::
 
-    spec  = name [ "[" [ key "=" value { "," key "=" value } ] "]" ]
+    spec  = name [ ":" word ] [ "[" [ key "=" value { "," key "=" value } ] "]" ]
     value = word | quoted | list | spec         (no comma outside quotes and brackets)
     list  = "[" [ value { "," value } ] "]"
     quoted: 'a,b' or "a,b"; the quote itself is written twice inside: 'it''s'
+
+``hf:swin`` is short for ``hf[name=swin]``: the word after a colon is the parameter called ``name``.
 
 What a value means is decided by the annotation of the constructor's parameter, never guessed from its
 looks: ``3`` is an int, a float or a str. Nothing is ever evaluated.
@@ -23,6 +25,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mtlbench.errors import MtlbenchError, did_you_mean
 
 _NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+_WORD = re.compile(r":([^\[\]=,'\"\s]+)")
+_TASK = re.compile(r"([^=\[\]'\"]+)=")
 _KEY = re.compile(r"[^\W\d]\w*")
 _INT = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan", re.IGNORECASE)
@@ -43,7 +47,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Read ``name`` or ``name[key=value,...]``; what is malformed is an error with its position."""
+        """Read ``name[key=value,...]`` or a shorter form; what is malformed is an error with its position."""
         where = f"cannot read {text!r}"
         stripped = text.strip()
         offset = len(text) - len(text.lstrip())
@@ -54,12 +58,15 @@ class Spec:
             )
         name, rest = found.group(), stripped[found.end() :]
         offset += found.end()
+        arguments: dict[str, str] = {}
+        if word := _WORD.match(rest):
+            arguments["name"] = word[1]
+            rest, offset = rest[word.end() :], offset + word.end()
         if not rest:
-            return cls(name)
+            return cls(name, tuple(arguments.items()))
         if rest[0] != "[":
             raise MtlbenchError(f"{where}: unexpected {rest[0]!r} at position {offset + 1}, expected '['")
         parts = list(_split(rest, offset, where))
-        arguments: dict[str, str] = {}
         for position, part in parts:
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or not _KEY.fullmatch(key):
@@ -228,6 +235,38 @@ def format_value(value: object) -> str:
 def format_spec(name: str, parameters: Mapping[str, object]) -> str:
     """Return the spec with these parameters, in their order; the bare name where there are none."""
     return str(Spec(name, tuple((key, format_value(value)) for key, value in parameters.items())))
+
+
+def split(text: str) -> list[str]:
+    """Return the parts between those commas of ``text`` that stand outside quotes and brackets."""
+    return [part.strip() for _, part in _split(f"[{text}]", -1, f"cannot read {text!r}")]
+
+
+def by_task(text: str) -> dict[str, str] | None:
+    """Read ``task=spec,task=spec`` as {task: spec}; None where ``text`` is a single spec.
+
+    Raises `MtlbenchError` where some parts name a task and others do not, or two name the same.
+    """
+    if "," not in text and not _TASK.match(text):
+        return None
+    parts = split(text)
+    if len(parts) == 1 and not _TASK.match(parts[0]):
+        return None
+    found: dict[str, str] = {}
+    for part in parts:
+        task = _TASK.match(part)
+        name = task[1].strip() if task else ""
+        if task is None or not name or task.end() == len(part):
+            raise MtlbenchError(f"cannot read {text!r}: expected task=spec, found {part!r}")
+        if name in found:
+            raise MtlbenchError(f"cannot read {text!r}: the task {name!r} is named twice")
+        found[name] = part[task.end() :].strip()
+    return found
+
+
+def format_by_task(specs: Mapping[str, object]) -> str:
+    """Return ``task=spec,task=spec``."""
+    return ",".join(f"{task}={spec}" for task, spec in specs.items())
 
 
 def _split(text: str, offset: int, where: str) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlbench.errors import MtlbenchError
-from mtlbench.spec import Parameter, Spec, bind, convert, describe, format_spec, format_value, parameters
+from mtlbench.spec import (
+    Parameter,
+    Spec,
+    bind,
+    by_task,
+    convert,
+    describe,
+    format_by_task,
+    format_spec,
+    format_value,
+    parameters,
+    split,
+)
 
 if TYPE_CHECKING:
     from nowhere import Hidden
@@ -54,6 +66,8 @@ def bound(text: str, cls: type = Many) -> dict[str, Any]:
         ("mmoe", "mmoe", ()),
         (" mmoe ", "mmoe", ()),
         ("mmoe[]", "mmoe", ()),
+        ("hf:swin", "hf", (("name", "swin"),)),
+        ("hf:a/b-c.d[x=1]", "hf", (("name", "a/b-c.d"), ("x", "1"))),
         ("dselect-k[k=2]", "dselect-k", (("k", "2"),)),
         ("a[x=1, y = [1,2,[3]] ]", "a", (("x", "1"), ("y", "[1,2,[3]]"))),
         ("ema[of=nash[k=3],alpha=0.9]", "ema", (("of", "nash[k=3]"), ("alpha", "0.9"))),
@@ -273,3 +287,34 @@ def test_parsing_never_fails_with_anything_but_our_error(text: str) -> None:
     except MtlbenchError:
         return
     assert Spec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("unet", None),
+        ("unet[depth=3,width=4]", None),
+        ("a=unet", {"a": "unet"}),
+        (
+            " a = aspp[rates=[6,12,18]] , my task=vgg16[weights='x,y=z']",
+            {"a": "aspp[rates=[6,12,18]]", "my task": "vgg16[weights='x,y=z']"},
+        ),
+        ("a=hf:swin,b=unet", {"a": "hf:swin", "b": "unet"}),
+    ],
+)
+def test_specs_by_task(text: str, expected: dict[str, str] | None) -> None:
+    assert by_task(text) == expected
+    if expected is not None:
+        assert by_task(format_by_task(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["a=b,c", "c,a=b", "=b,c=d", "a=,b=c", "a=b,a=c", "a=b,,c=d", "a=b[x=1,c=d"])
+def test_wrong_specs_by_task_are_one_line(text: str) -> None:
+    with pytest.raises(MtlbenchError, match=r"^cannot read") as caught:
+        by_task(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_is_split_outside_brackets_and_quotes() -> None:
+    assert split("a, b[c,d] ,'e,f'") == ["a", "b[c,d]", "'e,f'"]
+    assert split("") == []

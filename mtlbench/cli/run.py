@@ -52,6 +52,8 @@ def _options() -> list[click.Option]:
             extra["type"] = hint
         elif setting.name == "plugin":
             extra |= {"multiple": True, "type": click.Path(path_type=Path), "metavar": "FILE"}
+        elif setting.name == "head":
+            extra |= {"multiple": True, "metavar": "TASK=SPEC"}
         elif setting.name in ("results", "data_dir"):
             extra |= {"type": click.Path(path_type=Path), "metavar": "DIR"}
         else:
@@ -79,7 +81,7 @@ def run(config: Path | None, **flags: Any) -> None:
     Missing single-task baselines are trained first; runs that are in the results folder already are not
     trained again.
     """
-    flags["plugin"] = flags["plugin"] or None
+    flags |= {name: flags[name] or None for name in ("plugin", "head")}  # click gives () for none
     settings = RunConfig.resolve(config, flags)
 
     _set_environment()

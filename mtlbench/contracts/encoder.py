@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -17,12 +18,13 @@ class PyramidShape:
     """What a head needs to know of the features that it reads.
 
     channels, strides: one entry a stage, strides relative to the input. map_head: the head that suits
-    this encoder when a task wants a map.
+    this encoder when a task wants a map, a spec such as ``"unet"``; None where features have no place in
+    space (a table's are ``[B, C, 1, 1]``), so that no map can be made of them.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    map_head: str = "fcn"
+    map_head: str | None = "fcn"
 
 
 class Encoder(nn.Module, ABC):
@@ -35,11 +37,25 @@ class Encoder(nn.Module, ABC):
 
     context: ClassVar[tuple[str, ...]] = ("in_channels",)
 
+    inputs: ClassVar[Literal["images", "tables"]] = "images"
+    """What it reads: ``[B, in_channels, H, W]``, or ``[B, in_channels]``."""
+
     stages: nn.ModuleList
     shape: PyramidShape
+    initialised: bool = False
+    """Whether parameters have the values that they should start from (weights that were loaded, an
+    initialisation of the encoder's own), so that the protocol's initialisation leaves them alone."""
+
+    @classmethod
+    def identity(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of the ``parameters`` decides the result: by default all of them, as they are.
+
+        An encoder that reads a file puts a hash of its content in place of its path.
+        """
+        return dict(parameters)
 
     def forward(self, x: Tensor) -> Pyramid:
-        """Apply all stages to ``x`` ``[B, C, H, W]`` and return what each gave."""
+        """Apply all stages to ``x``, ``[B, C, H, W]`` or ``[B, F]``, and return what each gave."""
         pyramid = []
         for stage in self.stages:
             x = stage(x)

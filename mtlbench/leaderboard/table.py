@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mtlbench.experiment import Experiment, Result, Trained
 from mtlbench.results import Cost, Gain, summarise
+from mtlbench.spec import format_by_task
 
 MISSING = "–"
 
@@ -33,7 +34,10 @@ def _headline(experiment: Experiment, results: Sequence[Result]) -> Text:
     seeds = ", ".join(str(result.seed) for result in results)
     title = Text(f"{run.architecture} + {run.weighting}", style="bold")
     title.append(" on ", style="not bold").append(experiment.dataset.title)
-    details = [f"encoder {run.encoder}", f"{epochs} epochs", f"seed{'s' if len(results) > 1 else ''} {seeds}"]
+    details = [f"encoder{'' if run.encoder else 's'} {run.encoder_label}"]
+    if run.heads:
+        details.append(f"head{'s' if len(run.heads) > 1 else ''} {format_by_task(run.heads)}")
+    details += [f"{epochs} epochs", f"seed{'s' if len(results) > 1 else ''} {seeds}"]
     if run.grad != "parameters":
         details.append(f"gradients by {run.grad}")
     return title.append("\n" + " · ".join(details), style="not bold dim")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mtlbench.contracts import Architecture, Dataset, Encoder, Task, Weighting
 from mtlbench.errors import MtlbenchError, did_you_mean
 from mtlbench.gradients import GradientEngine
-from mtlbench.heads import build_head, he_initialise
+from mtlbench.heads import HeadChoice, build_head, he_initialise
 from mtlbench.registry import Choice, Registry
+from mtlbench.spec import format_by_task
 from mtlbench.training.seeds import derive, stream
 
 
@@ -36,13 +37,16 @@ class MultiTaskModel(nn.Module):
 class Run:
     """One architecture, weighting, encoder, dataset, protocol and seed: what is trained and tested once.
 
-    probe: on every so-manieth step the task gradients are compared, also for a method that has no use for
-    them; 0 for never. It changes what is logged and no result, so it is no part of what the run is.
+    encoders: one for each of `tasks`, often the same for all. heads: those that were asked for, by task; the
+    others follow from output and encoder. probe: on every so-manieth step the task gradients are compared,
+    also for a method that has no use for them; 0 for never. It changes what is logged and no result, so it is
+    no part of what the run is.
     """
 
     architecture: Choice
     weighting: Choice
-    encoder: Choice
+    encoders: Mapping[str, Choice]
+    heads: Mapping[str, HeadChoice]
     dataset: Choice
     tasks: tuple[str, ...]
     grad: Literal["parameters", "features"]
@@ -56,6 +60,22 @@ class Run:
     def name(self) -> str:
         """``architecture+weighting``, the folder of the record."""
         return f"{self.architecture.plugin.name}+{self.weighting.plugin.name}"
+
+    @property
+    def encoder(self) -> Choice | None:
+        """The one encoder of all tasks; None where tasks have different ones."""
+        first, *others = self.encoders.values()
+        return first if all(other == first for other in others) else None
+
+    @property
+    def encoder_label(self) -> str:
+        """What people read: one spec, or ``task=spec,task=spec``."""
+        return format_by_task(self.encoders) if self.encoder is None else str(self.encoder)
+
+    def only(self, task: str) -> Run:
+        """Return the run with this task alone, in its encoder and with its head."""
+        heads = {name: head for name, head in self.heads.items() if name == task}
+        return replace(self, tasks=(task,), encoders={task: self.encoders[task]}, heads=heads)
 
     @property
     def label(self) -> str:
@@ -83,9 +103,16 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
 
     def encoder(task: str | None = None) -> Encoder:
         nonlocal copies
+        choice = run.encoder if task is None else run.encoders[task]
+        if choice is None:
+            raise MtlbenchError(
+                f"architecture '{run.architecture}' shares one encoder between tasks, and --encoder names"
+                f" several ({run.encoder_label}): name one, or choose an architecture that gives each task"
+                " its own, such as stl"
+            )
         with stream(run.seed, "encoder", copies):
-            built: Encoder = run.encoder.build(in_channels=dataset.input_shape[0])
-            if he:
+            built: Encoder = choice.build(in_channels=dataset.input_shape[0])
+            if he and not built.initialised:
                 he_initialise(built)
         copies += 1
         return built
@@ -94,8 +121,13 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
         architecture: Architecture = run.architecture.build(encoder=encoder, tasks=tasks)
     heads = nn.ModuleDict()
     for task in tasks:
+        asked, shape = run.heads.get(task.name), architecture.shape(task.name)
         with stream(run.seed, "head", task.name):
-            head = build_head(task.output, architecture.shape(task.name))
+            try:
+                head = build_head(task.output, shape, None if asked is None else str(asked))
+            except MtlbenchError as error:
+                where = run.encoders[task.name]
+                raise MtlbenchError(f"task '{task.name}', encoder '{where}': {error}") from None
             if he:
                 he_initialise(head)
         heads[task.name] = head
