@@ -83,11 +83,11 @@ def replacing(path: Path) -> Iterator[int]:
         _sync_folder(path.parent)
 
 
-def create(path: Path, text: str) -> bool:
-    """Write ``text`` to ``path`` whole or not at all; False where the path is taken already."""
+def create(path: Path, content: str | bytes) -> bool:
+    """Write ``content`` to ``path`` whole or not at all; False where the path is taken already."""
     with _temporary(path) as (descriptor, temporary):
-        with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         _complete(descriptor)
         try:
             os.link(temporary, path)

@@ -87,6 +87,11 @@ class RunConfig(Protocol):
     baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")
     force: bool = option(False, "Train again although the record is there; the old record stays.")
     resume: bool = option(False, "Go on from the checkpoint that an interrupted run left.")
+    save_model: bool | None = option(
+        None,
+        "Keep the selected model beside the record, to inspect it.  [default: keep what is trained; given"
+        " outright, a run whose model is missing is trained again]",
+    )
     results: Path = option(Path("results"), "Folder of the records.")
     data_dir: Path | None = option(
         None, "Folder of prepared data.  [default: $MTLBENCH_DATA, else the platform's cache folder]"

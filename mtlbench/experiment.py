@@ -152,7 +152,7 @@ class Experiment:
         needed = self._baselines(run)
         wanted = needed if self.config.baseline else {}
         baselines = {task: self._obtain(base, watcher, stopped) for task, base in wanted.items()}
-        trained = self._obtain(run, watcher, stopped, force=self.config.force)
+        trained = self._obtain(run, watcher, stopped, asked=True)
         comparison = compare(trained.record, {task: found.record for task, found in baselines.items()})
         return Result(seed, trained, baselines, comparison)
 
@@ -168,13 +168,26 @@ class Experiment:
         return {name: single.only(name) for name in scored}
 
     def _obtain(
-        self, run: Run, watcher: Watcher, stopped: Callable[[], bool], force: bool = False
+        self, run: Run, watcher: Watcher, stopped: Callable[[], bool], asked: bool = False
     ) -> Trained:
+        """Return the record of a run, trained where the store lacks it.
+
+        asked: whether it is what was asked for, and not a baseline: ``--force`` and ``--save-model`` hold for
+        it. A model that was asked for and is missing is made by training again, to the same scores.
+        """
+        force = asked and self.config.force
         identity = self._identity(run)
         name = run_id(identity)
         folder = (run.dataset.plugin.name, run.name)
         kept = self.store.find(folder, name)
-        if kept is not None and not force:
+        lacks_model = (
+            asked
+            and self.config.save_model is True
+            and kept is not None
+            and kept.status == "ok"
+            and not self.store.model(kept).exists()
+        )
+        if kept is not None and not force and not lacks_model:
             if kept.values["env"] != self._env():
                 watcher.notice(
                     f"{run.label}: the record that is there was made with another set-up (see its env)"
@@ -203,7 +216,15 @@ class Experiment:
             describe_device(self.device),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        record = self.store.add(record, cost, again=force)
+        trained, record = record, self.store.add(record, cost, again=force)
+        if asked and self.config.save_model is not False and outcome.model:
+            if any(trained.values[key] != record.values[key] for key in ("selection", "metrics", "losses")):
+                watcher.notice(
+                    f"{run.label}: trained again, it came out otherwise (see env in the record), so the model"
+                    " is not kept; --force keeps both"
+                )
+            else:
+                self.store.add_model(record, checkpoints.dumps({"model": outcome.model}))
         checkpoints.discard(checkpoint)
         return Trained(record, self.store.cost(record), cached=False)
 

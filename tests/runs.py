@@ -21,7 +21,8 @@ def outcome(experiment: Any, **more: Any) -> Outcome:
 
 def facts(found: Outcome) -> dict[str, Any]:
     """Everything of an outcome that is not measured by a clock or a meter."""
-    return {k: v for k, v in vars(found).items() if k not in ("seconds", "step_ms", "peak_mb")}
+    kept = {k: v for k, v in vars(found).items() if k not in ("seconds", "step_ms", "peak_mb")}
+    return kept | {"model": {name: value.tolist() for name, value in found.model.items()}}
 
 
 def outcome_in_pieces(experiment: Any, checkpoint: Path) -> Outcome:

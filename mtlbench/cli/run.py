@@ -44,7 +44,7 @@ def _options() -> list[click.Option]:
         names = [flag, setting.name]
         extra: dict[str, Any] = {}
         help_text = setting.metadata["help"]
-        if hint is bool:
+        if hint in (bool, bool | None):
             names[0] = f"{flag}/--no-{flag_name(setting.name)}"
         elif get_origin(hint) is Literal:
             extra["type"] = click.Choice([str(choice) for choice in get_args(hint)])

@@ -19,7 +19,8 @@ class Store:
     """A folder of records: ``<dataset>/<architecture>+<weighting>/<run_id>.json``.
 
     A further attempt at the same run is ``<run_id>.2.json`` and so on; what a run cost lies beside its
-    record as ``<run_id>.cost``. Checkpoints of unfinished runs are in ``.checkpoints``.
+    record as ``<run_id>.cost``, and the selected model, where it was kept, as ``<run_id>.pt``. Checkpoints of
+    unfinished runs are in ``.checkpoints``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -74,6 +75,16 @@ class Store:
                 record = replace(record, values={**record.values, "attempt": attempt})
             create(self._path(record).with_suffix(".cost"), cost.dumps())
         return record
+
+    def model(self, record: Record) -> Path:
+        """Return where the run's model lies if it was kept: a checkpoint, see `training.checkpoint`."""
+        return self._path(record).with_suffix(".pt")
+
+    def add_model(self, record: Record, content: bytes) -> None:
+        """Keep the model of a record that is there; the first writer wins."""
+        where = self.model(record)
+        with translated(f"can't write model '{where}'", "choose another --results, or --no-save-model"):
+            create(where, content)
 
     def _path(self, record: Record) -> Path:
         attempt = int(record.values["attempt"])

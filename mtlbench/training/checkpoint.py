@@ -20,14 +20,20 @@ REMEDY = "choose another --results; --resume goes on from the last whole checkpo
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at ``path`` by ``state`` (tensors, numbers, texts, lists, dicts), atomically."""
-    buffer = io.BytesIO()  # torch.save hides a full disk behind an error of its own
-    torch.save(state, buffer)
+    content = dumps(state)
     with (
         translated(f"can't write checkpoint '{path}'", REMEDY),
         replacing(path) as descriptor,
         os.fdopen(os.dup(descriptor), "wb") as file,
     ):
-        file.write(buffer.getbuffer())
+        file.write(content)
+
+
+def dumps(state: dict[str, Any]) -> bytes:
+    """Return the bytes of a checkpoint file."""
+    buffer = io.BytesIO()  # torch.save hides a full disk behind an error of its own
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def load(path: Path) -> dict[str, Any]:

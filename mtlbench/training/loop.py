@@ -36,7 +36,8 @@ class Outcome:
 
     status: ``ok``, ``diverged`` (a loss was not finite) or ``failed`` (a solver gave up); reason: why it is
     not ok. test: scores of the selected epoch on the test split, empty unless ok. selected: (epoch, score)
-    of the selection rule. parameters: numbers of trainable parameters by part. The last three are measured.
+    of the selection rule. parameters: numbers of trainable parameters by part. model: the selected state of
+    the model, on the CPU, empty unless ok. The last three are measured.
     """
 
     status: str
@@ -45,6 +46,7 @@ class Outcome:
     history: list[dict[str, Any]]
     selected: tuple[int, float] | None
     parameters: dict[str, int]
+    model: dict[str, Tensor]
     steps: int
     samples: int
     seconds: float
@@ -186,6 +188,7 @@ class _Loop:
             progress.history,
             (progress.best_epoch, progress.best_score) if progress.best_epoch else None,
             self._count_parameters(),
+            {name: value.cpu() for name, value in self.best.items()} if status == "ok" else {},
             progress.steps,
             progress.samples,
             before + time.perf_counter() - began,

@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from mtlbench.cli import cli
@@ -81,7 +82,38 @@ def test_a_finished_run_is_not_trained_again_unless_forced(invoke: Invoke, tmp_p
     assert {p: p.read_bytes() for p in before} == before
     attempts = [r for path, r in records(tmp_path).items() if path.endswith(".2.json")]
     assert [r["attempt"] for r in attempts] == [2]
-    assert not list((tmp_path / "results").rglob("*.pt"))
+    assert not list((tmp_path / "results" / ".checkpoints").iterdir())
+
+
+def test_the_model_of_the_run_is_kept_and_made_later_where_it_is_missing(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    def models() -> list[Path]:
+        return sorted((tmp_path / "results").glob("*/*/*.pt"))
+
+    assert invoke("--no-save-model").exit_code == 0
+    before = records(tmp_path)
+    assert not models()
+    again = invoke()  # the default never trains what is there
+    assert "4 of 4 runs were there already" in again.stdout
+    assert not models()
+    made = invoke("--save-model")
+    assert "3 of 4 runs were there already" in made.stdout
+    assert records(tmp_path) == before
+    (model,) = models()
+    state = torch.load(model, weights_only=True)["model"]
+    assert sum(name.startswith("heads.") for name in state) > 3
+    assert "4 of 4 runs were there already" in invoke("--save-model").stdout
+    # Where training again gives other scores, the record stays and the model is not put beside it.
+    model.unlink()
+    path = next((tmp_path / "results").glob("tiny/hps+ew/*.json"))
+    path.write_text(path.read_text().replace('"losses": {', '"losses": {"gone": 1, ', 1))
+    other = invoke("--save-model")
+    assert "came out otherwise" in other.stderr
+    assert not models()
+    forced = invoke("--force")
+    assert forced.exit_code == 0
+    assert [p.name.split(".")[1:] for p in models()] == [["2", "pt"]]
 
 
 def test_json_lines_are_the_records_with_the_comparison(invoke: Invoke, tmp_path: Path) -> None:
@@ -271,7 +303,11 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_record(tmp_path: Path, 
     texts = [[p.read_bytes() for p in (f / "results").glob("*/*/*.json")] for f in (whole, broken)]
     assert len(texts[0]) == 1
     assert texts[0] == texts[1]
-    assert not [p for p in (broken / "results").rglob("*") if p.suffix in (".pt", ".tmp")]
+    assert not [p for p in (broken / "results").rglob("*") if p.suffix == ".tmp"]
+    assert not list((broken / "results" / ".checkpoints").iterdir())
+    models = [[p.read_bytes() for p in (f / "results").glob("*/*/*.pt")] for f in (whole, broken)]
+    assert len(models[0]) == 1
+    assert models[0] == models[1]
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny_plugin: Path) -> None:
