@@ -20,6 +20,7 @@ import mtlbench
 from mtlbench.config import BASELINE, RunConfig
 from mtlbench.contracts import Dataset, Encoder, Task, Weighting
 from mtlbench.data.folder import data_folder
+from mtlbench.data.verify import verify
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 from mtlbench.heads import HeadChoice, choose_head
 from mtlbench.registry import Choice, Registry, source_digest
@@ -102,8 +103,9 @@ class Experiment:
             registry,
             config.probe,
         )
+        # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()
-        self._fingerprint = self.dataset.fingerprint()
+        self._fingerprint, self._oddities = verify(self.dataset)
         self._counts = self.dataset.counts()
         self._core = _digest(*CORE)
 
@@ -143,8 +145,8 @@ class Experiment:
 
     def execute(self, watcher: Watcher, stopped: Callable[[], bool]) -> list[Result]:
         """Train what the store lacks, baselines first, and return one result a seed."""
-        if self.dataset.notice:
-            watcher.notice(self.dataset.notice)
+        for line in filter(None, (self.dataset.notice, *self._oddities)):
+            watcher.notice(line)
         return [self._seed(seed, watcher, stopped) for seed in self.config.seeds]
 
     def _seed(self, seed: int, watcher: Watcher, stopped: Callable[[], bool]) -> Result:

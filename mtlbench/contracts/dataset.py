@@ -59,6 +59,9 @@ class Dataset(ABC):
     are the dataset's parameters. It opens what it needs and raises `MtlbenchError` with one clear line
     where that is missing or broken.
 
+    What people ask before they use it stands in class attributes: `licence`, `citation`, `homepage` and
+    `download`; and `title`, where it is the same for all parameters.
+
     Two modes: *joint*, where one input carries all targets and `split` returns one `Split`; and
     *per-task*, where each task has inputs of its own and `split` returns one `Split` a task.
     """
@@ -76,6 +79,15 @@ class Dataset(ABC):
     """Whether a sample may lack a target. Where it is False, the loop need not look."""
     notice: str | None = None
     """A line to print when a run starts; None for none."""
+
+    licence: ClassVar[str] = ""
+    """What the data may be used for, such as ``"CC BY-SA 4.0"``."""
+    citation: ClassVar[str] = ""
+    """Whom to cite who publishes numbers on it."""
+    homepage: ClassVar[str] = ""
+    """Where it is described or comes from, an address."""
+    download: ClassVar[str] = ""
+    """What to download, how large it is, and where to put it; empty where nothing is needed."""
 
     @abstractmethod
     def split(self, name: SplitName) -> Split | Mapping[str, Split]:
@@ -97,11 +109,12 @@ class Dataset(ABC):
                 found[name] = len(split)
         return found
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, look: Callable[[str, Batch], None] | None = None) -> str:
         """Return a hash of everything the loader yields: 16 hexadecimal digits.
 
         Two datasets have the same fingerprint exactly when all splits give the same samples, in the
-        same order, with the same targets.
+        same order, with the same targets. look: is shown every batch on the way, with the name of its split
+        (``split/task`` in per-task mode), since reading everything is what takes the time.
         """
         digest = hashlib.sha256()
         for name in SPLITS:
@@ -111,6 +124,8 @@ class Dataset(ABC):
                 digest.update(f"{name}/{part}:{len(samples)}".encode())
                 for chunk in torch.split(torch.arange(len(samples)), 256):
                     batch = samples.fetch(chunk)
+                    if look is not None:
+                        look(f"{name}/{part}".rstrip("/"), batch)
                     for key, tensor in [("", batch.inputs), *sorted(batch.targets.items())]:
                         digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
                         digest.update(np.ascontiguousarray(tensor.numpy()).data)

@@ -81,12 +81,13 @@ class _Tolerant(io.RawIOBase):
         """Do nothing: nothing is buffered here."""
 
 
-class Hdf5Writer:
-    """Appends rows to arrays of a file that grows; made by `hdf5_writer`."""
+class Table:
+    """Arrays of a file that grow together, a row at a time; made by `Hdf5Writer.table`."""
 
-    def __init__(self, file: h5py.File, channel: _Tolerant) -> None:
+    def __init__(self, file: h5py.File, channel: _Tolerant, prefix: str = "") -> None:
         self._file = file
         self._channel = channel
+        self._prefix = prefix
         self._arrays: dict[str, h5py.Dataset] = {}
         self._pending: dict[str, list[Any]] = {}
         self._row_bytes = 0
@@ -98,7 +99,7 @@ class Hdf5Writer:
         """Create the array ``name`` of rows shaped ``row``; a chunk holds one image or many small rows."""
         chunk = (1, *row) if np.prod(row) >= 256 else (1024, *row)
         self._arrays[name] = self._file.create_dataset(
-            name, (0, *row), dtype, maxshape=(None, *row), chunks=chunk
+            self._prefix + name, (0, *row), dtype, maxshape=(None, *row), chunks=chunk
         )
         self._pending[name] = []
         self._row_bytes += int(np.prod(row)) * np.dtype(dtype).itemsize
@@ -122,6 +123,14 @@ class Hdf5Writer:
             self._written = self.rows
         if self._channel.error is not None:
             raise self._channel.error
+
+
+class Hdf5Writer(Table):
+    """A new file and the table at its root; made by `hdf5_writer`."""
+
+    def table(self, prefix: str) -> Table:
+        """Return a table of its own whose arrays are named ``prefix`` and their name; flush it at its end."""
+        return Table(self._file, self._channel, prefix)
 
     def fill(self, name: str, values: NDArray[Any]) -> None:
         """Write a whole array at once."""
@@ -205,7 +214,7 @@ class MemoryRows:
     """Rows ``start..stop`` of an array, held in memory."""
 
     def __init__(self, source: h5py.Dataset, start: int, stop: int) -> None:
-        held = np.empty((stop - start, *source.shape[1:]), source.dtype)
+        held = np.empty((stop - start, *source.shape[1:]), source.dtype.newbyteorder("="))
         if len(held):
             source.read_direct(held, np.s_[start:stop])
         self._held = torch.from_numpy(held)
@@ -226,7 +235,7 @@ class DiskRows:
 
     def take(self, indices: Tensor) -> Tensor:
         """See `Rows.take`."""
-        out = np.empty((len(indices), *self._source.shape[1:]), self._source.dtype)
+        out = np.empty((len(indices), *self._source.shape[1:]), self._source.dtype.newbyteorder("="))
         for i, index in enumerate(indices.tolist()):
             if not 0 <= index < self._length:
                 raise IndexError(f"index {index} is outside of 0..{self._length - 1}")

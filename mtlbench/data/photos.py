@@ -44,6 +44,18 @@ def read_photo(path: Path, size: int) -> tuple[NDArray[np.uint8], tuple[int, int
         raise BrokenFileError(f"{path.name}: {_reason(error)}") from error
 
 
+def read_grey(path: Path, size: int) -> NDArray[np.uint8]:
+    """Return an image as grey values uint8 ``[size, size]``; `BrokenFileError` as `read_photo`."""
+    try:
+        with Image.open(path) as image:
+            grey = image.convert("L")
+            if grey.size != (size, size):
+                grey = grey.resize((size, size), Image.Resampling.BILINEAR)
+            return np.array(grey, dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenFileError(f"{path.name}: {_reason(error)}") from error
+
+
 def read_map(path: Path) -> NDArray[np.uint8]:
     """Return a label map as uint8 ``[H, W]``, as in the file; `BrokenFileError` where it cannot be read."""
     try:
