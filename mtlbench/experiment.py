@@ -140,7 +140,8 @@ class Experiment:
             for name, part in (split.items() if isinstance(split, Mapping) else [("", split)])
         }
         with suppress(RunFailedError):  # that a method gives up on this batch is no reason not to train
-            engine.step(two if isinstance(split, Mapping) else two[""])
+            batch = two if isinstance(split, Mapping) else two[""]
+            engine.step(batch, others=[batch] * (weighting.needs.batches - 1))
         return weighting
 
     def execute(self, watcher: Watcher, stopped: Callable[[], bool]) -> list[Result]:

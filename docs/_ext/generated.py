@@ -114,10 +114,11 @@ def _facts(kind: str, cls: Any) -> Iterator[tuple[str, str]]:
         looks = {
             "losses": "the losses",
             "gram": "the Gram matrix of the task gradients",
+            "cross": "the products of task gradients of two batches; draws three batches a step",
             "jacobian": "the task gradients",
         }
         yield "Looks at", looks[cls.needs.value]
-        yield "Heads", f"{cls.heads} gradients"
+        yield "Heads", "weights of their own" if cls.heads == "own" else f"{cls.heads} gradients"
         if cls.properties:
             yield "Checked", ", ".join(sorted(cls.properties))
 

@@ -26,12 +26,15 @@ _NEEDS = {
     "losses": "the losses: a step costs one forward and one backward pass, as with equal weighting",
     "gram": "the Gram matrix of the task gradients: a step costs one backward pass of the shared part for "
     "each task; with --grad features about as much as equal weighting",
+    "cross": "the products of task gradients of two batches: a step draws three batches, so an epoch has a "
+    "third of the steps, and costs two backward passes of the shared part for each task and one more",
     "jacobian": "the task gradients: a step costs one backward pass of the shared part for each task, and "
     "the memory of one gradient for each",
 }
 _HEADS = {
     "weighted": "the gradient of their own task times its weight",
     "unweighted": "the gradient of their own task as it is",
+    "own": "the gradient of their own task times a weight of their own",
 }
 
 

@@ -18,7 +18,18 @@ class Need(Enum):
 
     LOSSES = "losses"
     GRAM = "gram"
+    CROSS = "cross"
     JACOBIAN = "jacobian"
+
+    @property
+    def batches(self) -> int:
+        """How many independent batches a step draws; an epoch has as many times fewer steps."""
+        return 3 if self is Need.CROSS else 1
+
+    @property
+    def small(self) -> bool:
+        """Whether the statistic is a matrix of T rows, in float64 on the CPU, where the state is then too."""
+        return self in (Need.GRAM, Need.CROSS)
 
 
 class Weighting(nn.Module, ABC):
@@ -33,11 +44,15 @@ class Weighting(nn.Module, ABC):
 
     - LOSSES: ``forward(losses [T])`` -> weights ``[T]``, or the scalar objective itself;
     - GRAM: ``forward(gram [T, T], losses [T])`` -> weights ``[T]``, where ``gram`` is J Jᵀ in float64 on the
-      CPU;
+      CPU; with `blocks`, ``gram [K, T, T]`` -> weights ``[K, T]``;
+    - CROSS: ``forward(cross [T, T], losses [T])`` -> weights ``[T]`` of a batch, where ``cross`` is J₁ J₂ᵀ in
+      float64 on the CPU, of two other batches: all three are independent, so J₁ J₂ᵀ is an unbiased estimate
+      of the Gram matrix of the expected gradients, which J Jᵀ is not;
     - JACOBIAN: ``forward(jacobian [T, P], losses [T])`` -> the update ``[P]``.
 
-    State and arguments are on one device: the CPU for GRAM, else where the model is trained. The hooks get
-    float64 losses there. A method that wraps another is its submodule's only caller: it forwards the hooks.
+    State and arguments are on one device: the CPU for GRAM and CROSS, else where the model is trained. The
+    hooks get float64 losses there. A method that wraps another is its submodule's only caller: it forwards
+    the hooks.
 
     The optimiser steps the parameters of a LOSSES method, through the objective that it returns. A GRAM or
     JACOBIAN method that learns something updates it itself, in ``forward`` or in a hook.
@@ -48,8 +63,10 @@ class Weighting(nn.Module, ABC):
 
     context: ClassVar[tuple[str, ...]] = ("tasks", "weightings")
     needs: ClassVar[Need]
-    heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"
-    """Whether a head receives its own task's gradient times the task's weight, or as it is."""
+    heads: ClassVar[Literal["weighted", "unweighted", "own"]] = "weighted"
+    """Whether a head receives its own task's gradient times the task's weight, or as it is, or times a weight
+    of its own: then ``forward`` sets `head_weights` too. What serves one task in the architecture, such as
+    its gate, is treated like its head."""
     spaces: ClassVar[frozenset[str]] = frozenset({"parameters", "features"})
     """What a GRAM or JACOBIAN method may differentiate by. One that follows gradients over steps leaves out
     ``"features"``: there every batch has gradients of its own samples."""
@@ -57,11 +74,18 @@ class Weighting(nn.Module, ABC):
     """What the method promises and the conformance kit then checks: ``"permutation-equivariant"``,
     ``"scale-free"`` (all losses times c give the same weights), ``"non-conflicting"`` (the update has no
     negative product with any task gradient)."""
+    blocks: Literal["model", "layer", "matrix"] = "model"
+    """Which shared parameters have a Gram matrix, and weights, in common: all, those of one layer (the
+    parameters that one module holds itself) or each by itself. For GRAM methods."""
     every: int = 1
     """Weights are computed on every so-manieth step and reused between; those steps cost as much as ew."""
 
     forward: Callable[..., Tensor]
     active: Tensor
+    head_weights: Tensor
+    """``[T]``, where `heads` is ``"own"``: what each head's gradient is multiplied by. Set by ``forward``."""
+    eps: float = 2.0**-23
+    """The relative rounding error of the gradients: that of the parameters' dtype. The engine sets it."""
 
     def __init__(self, tasks: Sequence[Task] = ()) -> None:
         super().__init__()

@@ -7,6 +7,9 @@ trunk, in one of three ways:
 - LOSSES: nothing is cut, one backward of the weighted sum;
 - parameters: one pull for each task, the Gram matrix of the results, their combination into ``.grad``;
 - features: the Gram matrix of the cotangents themselves, then ONE pull of their combination.
+
+A CROSS method compares the gradients of two further batches, which are pulled task by task; the batch of the
+update is then pulled once, weighted.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 
 from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Weighting
 from mtlbench.errors import MtlbenchError, RunFailedError
-from mtlbench.gradients.gram import Gradient, combine, gram
+from mtlbench.gradients.gram import Gradient, combine, cross_gram, gram
 
 Space = Literal["parameters", "features"]
 Scale = Literal["published", "sum", "mean"]
@@ -33,9 +36,10 @@ class Step:
     """What one step saw.
 
     losses: float64 ``[T]`` on the CPU, NaN for a task without a label in the batch. weights: float64 ``[T]``,
-    what each task's gradient was multiplied by; None where the method gave an update and no weights. gram:
-    float64 ``[T, T]``, the products of the task gradients, NaN for a task without a label; None where
-    nobody computed them. penalty: the architecture's extra term of the objective, a scalar; None for none.
+    what each task's gradient was multiplied by (the mean over `Weighting.blocks`); None where the method gave
+    an update and no weights. gram: float64 ``[T, T]``, the products of the task gradients, NaN for a task
+    without a label; None where nobody computed them. penalty: the architecture's extra term of the objective,
+    a scalar; None for none.
     """
 
     losses: Tensor
@@ -89,12 +93,24 @@ class GradientEngine:
             raise MtlbenchError(
                 f"{method}: only weights from a Gram matrix can be reused, so 'every' must be 1"
             )
-        if weighting.needs is Need.LOSSES and weighting.heads == "unweighted":
+        if weighting.needs is Need.LOSSES and weighting.heads != "weighted":
             raise MtlbenchError(f"{method}: one backward of weighted losses always weights the heads too")
+        if weighting.blocks != "model" and (weighting.needs is not Need.GRAM or weighting.every != 1):
+            raise MtlbenchError(f"{method}: only weights from Gram matrices of every step can go by block")
         if space == "features":
             if weighting.needs is Need.LOSSES:
                 raise MtlbenchError(
                     f"--grad features: {method} weights losses and takes no gradients; leave --grad out"
+                )
+            if weighting.needs.batches > 1:
+                raise MtlbenchError(
+                    f"--grad features: {method} compares gradients of several batches, and those by features"
+                    " are of one batch only; use --grad parameters"
+                )
+            if weighting.blocks != "model":
+                raise MtlbenchError(
+                    f"--grad features: {method} has weights by {weighting.blocks} of the shared part; use"
+                    " --grad parameters"
                 )
             if "features" not in weighting.spaces:
                 raise MtlbenchError(
@@ -114,19 +130,24 @@ class GradientEngine:
         shared = set(architecture.shared_parameters())
         self._trunk = [p for p in architecture.parameters() if p.requires_grad]
         self._is_shared = [p in shared for p in self._trunk]
+        self._blocks = _blocks(architecture, shared, weighting.blocks)
         self._methods = [part for part in weighting.modules() if isinstance(part, Weighting)]
+        if self._trunk:
+            for part in self._methods:
+                part.eps = torch.finfo(self._trunk[0].dtype).eps
         self._age = 0
         self._weights: dict[str, float] = {}
+        self._own: dict[str, float] = {}
         self._probing = False
         self._gram: Tensor | None = None
 
     def state_dict(self) -> dict[str, object]:
         """Return what reused weights (``every``) need to go on."""
-        return {"age": self._age, "weights": self._weights}
+        return {"age": self._age, "weights": self._weights, "own": self._own}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` gave."""
-        self._age, self._weights = state["age"], state["weights"]  # type: ignore[assignment]
+        self._age, self._weights, self._own = state["age"], state["weights"], state["own"]  # type: ignore[assignment]
 
     # ---- forward -------------------------------------------------------------------------------------
 
@@ -172,13 +193,26 @@ class GradientEngine:
 
     # ---- one step ------------------------------------------------------------------------------------
 
-    def step(self, batch: Batches, names: Sequence[str] | None = None, probe: bool = False) -> Step:
+    def step(
+        self,
+        batch: Batches,
+        names: Sequence[str] | None = None,
+        probe: bool = False,
+        others: Sequence[Batches] = (),
+    ) -> Step:
         """Fill ``.grad`` of every parameter for one batch; it must be empty (None) before.
 
         names: the tasks that have a label in this batch (None: all); the others are left out of the
         weighting, since a zero gradient would look like a solved task to it. probe: compute `Step.gram` also
-        for a method that has no use for it; the update is the same, bit for bit.
+        for a method that has no use for it; the update is the same, bit for bit. others: the further batches
+        that the method draws in a step, `Need.batches` less 1; with them `Step.gram` is of the first of them.
         """
+        needs = self.weighting.needs
+        if len(others) != needs.batches - 1:
+            method = type(self.weighting).__name__
+            raise MtlbenchError(
+                f"{method}: a step takes {needs.batches} independent batches, found {len(others) + 1}"
+            )
         self._probing, self._gram = probe, None
         present = [name for name in self.tasks if names is None or name in names]
         active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
@@ -186,29 +220,51 @@ class GradientEngine:
             part.active = active
         reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
         self._age += 1
-        if self.weighting.needs is Need.LOSSES:
+        if needs is Need.LOSSES:
             losses, weights, penalty = self._weigh_losses(batch, present)
             return self._seen(losses, self._spread(weights, 0.0), penalty)
+        rows = []
+        for other in others:
+            seen = self._cut(other, present)
+            if not seen.losses.isfinite().all():
+                return self._seen(seen.losses, None, seen.penalty)
+            rows.append(self._shared_rows([self._pull(seen, task) for task in range(len(present))]))
+            self._forget_heads()
         cut = self._cut(batch, present)
         if not cut.losses.isfinite().all():
             return self._seen(cut.losses, None, cut.penalty)  # no solver can say more than the losses do
         if reuse:
             numbers = [self._weights[name] for name in present]
-            self._pull_once(cut, numbers)
+            own = [self._own[name] for name in present]
+            self._pull_once(cut, numbers, own)
         else:
-            numbers = self._weigh_features(cut) if self.space == "features" else self._weigh_parameters(cut)
+            if rows:
+                if probe:
+                    self._gram = gram(rows[0])
+                numbers, own = self._solve(cross_gram(*rows), cut.losses)
+                self._pull_once(cut, numbers, own)
+            elif self.space == "features":
+                numbers, own = self._weigh_features(cut)
+            else:
+                numbers, own = self._weigh_parameters(cut)
             self._weights = dict(zip(present, numbers, strict=False))
+            self._own = dict(zip(present, own, strict=True))
+        for name, number in zip(present, own, strict=True):
+            if number != 1:
+                _scale([p.grad for p in self.heads[name].parameters()], number)
         if not numbers:
             return self._seen(cut.losses, None, cut.penalty)
-        if self.weighting.heads == "weighted":
-            for name, number in zip(present, numbers, strict=True):
-                _scale([p.grad for p in self.heads[name].parameters()], number)
         weights = self._spread(torch.tensor(numbers, dtype=torch.float64), 0.0)
         return self._seen(cut.losses, weights, cut.penalty)
 
     def _seen(self, losses: Tensor, weights: Tensor | None, penalty: Tensor | None) -> Step:
         gram = None if self._gram is None else self._spread(self._gram)
         return Step(self._spread(losses), weights, gram, None if penalty is None else penalty.detach())
+
+    def _forget_heads(self) -> None:
+        """Drop the gradients of the heads: they belong to a batch that only the statistic is taken from."""
+        for head in self.heads.values():
+            head.zero_grad(set_to_none=True)
 
     def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
         """Place the values ``[A]`` or ``[A, A]`` of the active tasks among all tasks."""
@@ -246,12 +302,18 @@ class GradientEngine:
             [torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) for loss in losses]
         )
 
-    def _solve(self, jacobian: Sequence[Gradient], losses: Tensor) -> list[float]:
-        """Ask a Gram weighting for weights."""
-        self._gram = gram(jacobian)
+    def _ask(self, statistic: Tensor, losses: Tensor) -> tuple[Tensor, list[float]]:
+        """Ask for weights, [T] or [K, T], and the weights of the heads."""
+        shape = torch.Size([*statistic.shape[:-2], len(losses)])
         # A copy, since what a method does to its argument is its own affair.
-        weights = self._given(self.weighting(self._gram.clone(), losses.cpu().double()), losses.shape)
-        return [float(w) for w in self._rescale(weights)]
+        weights = self._given(self.weighting(statistic.clone(), losses.cpu().double()), shape)
+        weights = self._rescale(weights)
+        return weights, self._own_weights(weights)
+
+    def _solve(self, statistic: Tensor, losses: Tensor) -> tuple[list[float], list[float]]:
+        """Ask a weighting for weights from a matrix [T, T]: those of the tasks, and those of their heads."""
+        weights, own = self._ask(statistic, losses)
+        return [float(w) for w in weights], own
 
     def _given(self, result: Any, *shapes: torch.Size) -> Tensor:
         """Check what the weighting gave: its type and shape (a bug), and that it is finite (a failed run)."""
@@ -268,40 +330,74 @@ class GradientEngine:
         """Put weights on the footing that ``scale`` asks for."""
         if self.scale == "published":
             return weights
-        total = weights.sum()
-        if not total > 0:
-            raise RunFailedError(f"--scale {self.scale}: the weights add up to {float(total):g}")
-        return weights * ((len(weights) if self.scale == "sum" else 1) / total)
+        total = weights.sum(-1, keepdim=True)
+        if not (total > 0).all():
+            raise RunFailedError(f"--scale {self.scale}: the weights add up to {float(total.min()):g}")
+        return weights * ((weights.shape[-1] if self.scale == "sum" else 1) / total)
 
-    def _weigh_parameters(self, cut: _Cut) -> list[float]:
+    def _shared_rows(self, trunk: Sequence[Gradient]) -> list[Gradient]:
+        return [[g for g, keep in zip(row, self._is_shared, strict=True) if keep] for row in trunk]
+
+    def _weigh_parameters(self, cut: _Cut) -> tuple[list[float], list[float]]:
         trunk = [self._pull(cut, task) for task in range(len(cut.names))]
-        shared = [[g for g, keep in zip(row, self._is_shared, strict=True) if keep] for row in trunk]
+        shared = self._shared_rows(trunk)
+        weights: list[float] = []
         if self.weighting.needs is Need.JACOBIAN:
-            weights: list[float] = []
             everything = [p for p, is_shared in zip(self._trunk, self._is_shared, strict=True) if is_shared]
             update: list[Tensor | None] = [*self._update(shared, cut.losses, everything)]
-        else:
-            weights = self._solve(shared, cut.losses)
+            ones = torch.ones(len(cut.names))  # what a method is not asked for where nothing is shared
+            own = self._own_weights(ones) if everything else ones.tolist()
+        elif self.weighting.blocks == "model":
+            self._gram = gram(shared)
+            weights, own = self._solve(self._gram, cut.losses)
             update = combine(shared, weights)
-        own = [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk]
-        rest = combine(own, self._own_weights(weights, len(cut.names)))
+        else:
+            weights, own, update = self._weigh_blocks(shared, cut.losses)
+        rest = combine(
+            [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk], own
+        )
         self._assign(update, rest)
         self._pull_penalty(cut)
-        return weights
+        return weights, own
 
-    def _weigh_features(self, cut: _Cut) -> list[float]:
+    def _weigh_blocks(
+        self, shared: list[Gradient], losses: Tensor
+    ) -> tuple[list[float], list[float], list[Tensor | None]]:
+        """Weigh each block of shared parameters by its own Gram matrix."""
+        parts = [[[row[i] for i in block] for row in shared] for block in self._blocks]
+        if not parts:
+            return [1.0] * len(losses), [1.0] * len(losses), []
+        matrices = torch.stack([gram(part) for part in parts])
+        self._gram = matrices.sum(0)
+        weights, own = self._ask(matrices, losses)
+        update: list[Tensor | None] = [None] * len(shared[0])
+        for block, part, row in zip(self._blocks, parts, weights.tolist(), strict=True):
+            for i, gradient in zip(block, combine(part, row), strict=True):
+                update[i] = gradient
+        return weights.mean(0).tolist(), own, update
+
+    def _weigh_features(self, cut: _Cut) -> tuple[list[float], list[float]]:
         if self.weighting.needs is Need.GRAM:
-            weights = self._solve(cut.cotangents, cut.losses)
-            self._pull_once(cut, weights)
-            return weights
+            self._gram = gram(cut.cotangents)
+            weights, own = self._solve(self._gram, cut.losses)
+            self._pull_once(cut, weights, own)
+            return weights, own
         self._backward(
             cut.pyramids[0], self._update(cut.cotangents, cut.losses, cut.pyramids[0]), cut.penalty
         )
-        return []
+        return [], self._own_weights(torch.ones(len(cut.names)))
 
-    def _own_weights(self, weights: list[float], size: int) -> list[float]:
-        """Return what a head, or a trunk parameter that serves one task, is multiplied by."""
-        return weights if weights and self.weighting.heads == "weighted" else [1.0] * size
+    def _own_weights(self, weights: Tensor) -> list[float]:
+        """Return what heads, and trunk parameters that serve one task, are multiplied by.
+
+        weights: of the tasks, or ones where the method gave an update and no weights.
+        """
+        if self.weighting.heads == "own":
+            given = self._given(self.weighting.head_weights, torch.Size([weights.shape[-1]]))
+            return [float(w) for w in given]
+        if self.weighting.heads == "weighted":
+            return [float(w) for w in weights.view(-1, weights.shape[-1]).mean(0)]
+        return [1.0] * weights.shape[-1]
 
     def _update(
         self, jacobian: Sequence[Gradient], losses: Tensor, targets: Sequence[Tensor]
@@ -351,15 +447,19 @@ class GradientEngine:
             gradients.append(gradient)
         return gradients
 
-    def _pull_once(self, cut: _Cut, weights: list[float]) -> None:
+    def _pull_once(self, cut: _Cut, weights: list[float], own_weights: list[float]) -> None:
         """Fill the trunk's ``.grad`` with one backward of the weighted cotangents."""
         own = [p for p, shared in zip(self._trunk, self._is_shared, strict=True) if not shared]
-        apart = bool(own) and self.weighting.heads == "unweighted"
+        apart = bool(own) and own_weights != weights
         if apart:
-            # A gate serves one task: it takes that task's gradient as it is, so it is pulled apart.
+            # A gate serves one task: it takes that task's gradient as its head does, so it is pulled apart.
             roots, cotangents = _live(
                 [level for pyramid in cut.pyramids for level in pyramid],
-                [g for row in cut.cotangents for g in row],
+                [
+                    g if g is None or weight == 1 else g * weight
+                    for row, weight in zip(cut.cotangents, own_weights, strict=True)
+                    for g in row
+                ],
             )
             rest = torch.autograd.grad(roots, own, cotangents, retain_graph=True, allow_unused=True)
         # One pyramid may feed several tasks: its cotangents are summed, so that it is pulled once.
@@ -378,7 +478,8 @@ class GradientEngine:
             self._backward(levels, weighted, cut.penalty)
             return
         shared = [p for p, is_shared in zip(self._trunk, self._is_shared, strict=True) if is_shared]
-        self._backward(levels, weighted, None, inputs=shared, retain_graph=cut.penalty is not None)
+        if shared:
+            self._backward(levels, weighted, None, inputs=shared, retain_graph=cut.penalty is not None)
         for parameter, gradient in zip(own, rest, strict=True):
             parameter.grad = _placed(parameter, gradient)
         self._pull_penalty(cut)
@@ -404,6 +505,25 @@ class GradientEngine:
         shared_gradients, own_gradients = iter(shared), iter(own)
         for parameter, is_shared in zip(self._trunk, self._is_shared, strict=True):
             parameter.grad = _placed(parameter, next(shared_gradients if is_shared else own_gradients))
+
+
+def _blocks(
+    architecture: nn.Module, shared: set[nn.Parameter], granularity: Literal["model", "layer", "matrix"]
+) -> list[list[int]]:
+    """Return the shared parameters by block, as places in their order; none for "model"."""
+    order = {
+        p: i for i, p in enumerate(p for p in architecture.parameters() if p in shared and p.requires_grad)
+    }
+    if granularity == "model":
+        return []
+    if granularity == "matrix":
+        return [[i] for i in order.values()]
+    found: list[list[int]] = []
+    for module in architecture.modules():
+        block = [order.pop(p) for p in module.parameters(recurse=False) if p in order]
+        if block:
+            found.append(block)
+    return found
 
 
 def _live(levels: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:

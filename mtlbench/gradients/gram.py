@@ -77,6 +77,36 @@ def _products(rows: Sequence[Tensor]) -> Tensor:
     return block
 
 
+def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:
+    """Return J₁ J₂ᵀ, float64 ``[T, T]`` on the CPU, for twice T gradients of equal structure."""
+    size = len(first)
+    total: Tensor | None = None
+    for parts in zip(*first, *second, strict=True):
+        rows = [i for i, part in enumerate(parts[:size]) if part is not None]
+        columns = [i for i, part in enumerate(parts[size:]) if part is not None]
+        if not rows or not columns:
+            continue
+        vectors = _flat([part for part in parts if part is not None])
+        block = _cross_products(vectors[: len(rows)], vectors[len(rows) :])
+        if total is None:
+            total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
+        total[
+            torch.tensor(rows, device=block.device)[:, None], torch.tensor(columns, device=block.device)
+        ] += block
+    return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
+
+
+def _cross_products(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+    """Return the products of each row with each column, float64 ``[len(rows), len(columns)]``."""
+    sums = [
+        torch.stack(
+            [torch.dot(row[at : at + CHUNK], column[at : at + CHUNK]) for row in rows for column in columns]
+        )
+        for at in range(0, rows[0].numel(), CHUNK)
+    ]
+    return torch.stack(sums).double().sum(0).view(len(rows), len(columns))
+
+
 def combine(jacobian: Sequence[Gradient], weights: Sequence[float]) -> list[Tensor | None]:
     """Return the sum of ``weights[t] * jacobian[t]``, written over the first gradient there is."""
     combined: list[Tensor | None] = []

@@ -33,6 +33,15 @@ class Matrix:
         jacobian = self.jacobian.double().numpy()
         return torch.from_numpy(jacobian @ jacobian.T)
 
+    @cached_property
+    def cross(self) -> Tensor:
+        """``J J'ᵀ`` ``[T, T]`` in float64 with the gradients J' of another batch, which are not symmetric.
+
+        Each row of J' is made of that row of J alone, and grows with it.
+        """
+        jacobian = self.jacobian.double()
+        return jacobian @ (jacobian + 0.7 * jacobian.roll(1, dims=1)).T
+
     def times(self, factor: float) -> Matrix:
         """Return what it becomes when all losses are multiplied by ``factor``."""
         name = f"{self.name}, losses x {factor:g}"

@@ -97,7 +97,10 @@ def _answer(weighting: Weighting, matrix: Matrix) -> Tensor:
         case Need.LOSSES:
             inputs: tuple[Tensor, ...] = (losses,)
         case Need.GRAM:
-            inputs = (matrix.gram.clone(), losses)
+            gram = matrix.gram.clone()
+            inputs = (gram if weighting.blocks == "model" else torch.stack([gram, 2 * gram]), losses)
+        case Need.CROSS:
+            inputs = (matrix.cross.clone(), losses)
         case Need.JACOBIAN:
             inputs = (matrix.jacobian.clone(), losses)
     before = [tensor.detach().clone() for tensor in inputs]
@@ -110,10 +113,27 @@ def _answer(weighting: Weighting, matrix: Matrix) -> Tensor:
         assert answer.isfinite(), f"{name}: the objective is {answer.item()} {where}"
         assert answer.requires_grad, f"{name}: the objective does not depend on the losses"
         (answer,) = torch.autograd.grad(answer, losses)
-    shape = (matrix.jacobian.shape[1],) if weighting.needs is Need.JACOBIAN else (matrix.count,)
+    shape: tuple[int, ...] = (matrix.count,)
+    if weighting.needs is Need.JACOBIAN:
+        shape = (matrix.jacobian.shape[1],)
+    elif weighting.blocks != "model":
+        shape = (2, matrix.count)
     assert answer.shape == shape, f"{name}: the answer must be {shape}, got {tuple(answer.shape)} {where}"
     assert answer.isfinite().all(), f"{name}: the answer is not finite {where}: {answer.tolist()}"
+    if weighting.heads == "own":
+        _check_head_weights(weighting, matrix)
+    if weighting.blocks != "model":  # both blocks have one matrix, but for its scale
+        answer = answer[0]
     return answer.detach()
+
+
+def _check_head_weights(weighting: Weighting, matrix: Matrix) -> None:
+    name, given = type(weighting).__name__, getattr(weighting, "head_weights", None)
+    assert isinstance(given, Tensor), f'{name}: heads = "own", so forward must set self.head_weights'
+    assert given.shape == (matrix.count,), (
+        f"{name}: head_weights must be ({matrix.count},), got {tuple(given.shape)} on {matrix.name}"
+    )
+    assert given.isfinite().all(), f"{name}: head_weights are not finite on {matrix.name}: {given.tolist()}"
 
 
 def _check_random(weighting: Weighting, matrix: Matrix) -> None:
@@ -149,7 +169,7 @@ def _check_same(name: str, needs: Need, what: str, matrix: Matrix, expected: Ten
     several weights make the same one.
     """
     difference, size = (found - expected).double(), expected.double().abs()
-    if needs is Need.GRAM:
+    if needs.small:
         gram = matrix.gram
         error = (difference @ gram @ difference).clamp(min=0).sqrt()
         scale = size @ gram.diagonal().sqrt()

@@ -8,7 +8,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlbench.contracts import Batch, Dataset, Need, Split, Task, labelled
+from mtlbench.contracts import Batch, Dataset, Split, Task, labelled
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
-from mtlbench.gradients import Step
+from mtlbench.gradients import Batches, Step
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training import conflicts
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
@@ -80,32 +80,46 @@ class _Diverged(Exception):
 
 
 class _Loader:
-    """The batches of one epoch, in the order that the seed gives, from any step on."""
+    """The batches of one epoch, in the order that the seed gives, from any step on.
 
-    def __init__(self, split: Split | Mapping[str, Split], tasks: list[str], run: Run) -> None:
+    A step takes as many batches as the weighting needs, one after another, so that an epoch is one pass over
+    the data for every method. Batches that do not fill a last step are left out of their epoch.
+    """
+
+    def __init__(self, split: Split | Mapping[str, Split], tasks: list[str], run: Run, batches: int) -> None:
         self.parts = {t: split[t] for t in tasks} if isinstance(split, Mapping) else {"": split}
         self.joint = not isinstance(split, Mapping)
         self.run = run
         self.size: int = run.protocol["batch_size"]
-        self.steps = max(self._batches(len(part)) for part in self.parts.values())
+        self.batches = batches
+        self.steps = max(max(self._batches(len(part)) for part in self.parts.values()) // batches, 1)
 
     def _batches(self, samples: int) -> int:
         """Batch normalisation cannot work on one sample, so a last batch of one is left out of its epoch."""
         whole, rest = divmod(samples, self.size)
         return max(whole + (rest > 1), 1)
 
-    def epoch(self, epoch: int, start: int) -> Any:
-        """Yield the batches from step ``start`` on; a task with fewer samples begins anew after its last."""
+    def epoch(self, epoch: int, start: int) -> Iterator[list[Batches]]:
+        """Yield the batches of each step from step ``start`` on.
+
+        A task with fewer samples begins anew after its last; so do all where one step takes more than all.
+        """
         orders = {
             name: torch.split(order(self.run.seed, epoch, len(part), name), self.size)
             for name, part in self.parts.items()
         }
         for step in range(start, self.steps):
-            batches = {
-                name: part.fetch(orders[name][step % self._batches(len(part))])
-                for name, part in self.parts.items()
-            }
-            yield batches[""] if self.joint else batches
+            yield [
+                self._fetch(orders, number)
+                for number in range(step * self.batches, (step + 1) * self.batches)
+            ]
+
+    def _fetch(self, orders: Mapping[str, Sequence[Tensor]], number: int) -> Batches:
+        found = {
+            name: part.fetch(orders[name][number % self._batches(len(part))])
+            for name, part in self.parts.items()
+        }
+        return found[""] if self.joint else found
 
 
 def train(
@@ -145,12 +159,12 @@ class _Loop:
         seed_everything(derive(run.seed, "training"))
         self.model, self.weighting = build(run, dataset)
         self.model.to(device)
-        # A Gram method computes on a T x T matrix on the CPU, so its state stays there.
-        self.side = torch.device("cpu") if self.weighting.needs is Need.GRAM else device
+        # What computes on a T x T matrix does it on the CPU, so its state stays there.
+        self.side = torch.device("cpu") if self.weighting.needs.small else device
         self.weighting.to(self.side)
         self.engine = build_engine(run, dataset, self.model, self.weighting)
         self.optimizer = build_optimizer(run.protocol, self.model, self.weighting)
-        self.loader = _Loader(dataset.split("train"), self.names, run)
+        self.loader = _Loader(dataset.split("train"), self.names, run, self.weighting.needs.batches)
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
         if resume and checkpoint is not None and checkpoint.exists():
@@ -207,11 +221,11 @@ class _Loop:
             group["lr"] = rate
         self.model.train()
         self.weighting.train()
-        for batch in self.loader.epoch(progress.epoch, progress.step):
+        for batches in self.loader.epoch(progress.epoch, progress.step):
             if self.stopped():
                 raise Interrupted("stopped")
             began = time.perf_counter()
-            self._step(batch)
+            self._step(batches)
             progress.step_ms.append((time.perf_counter() - began) * 1e3)
             progress.step += 1
         losses = self._means(progress.losses)
@@ -255,22 +269,23 @@ class _Loop:
         """The tasks that select: all but auxiliary ones, unless there are no others."""
         return [task for task in self.tasks if not task.auxiliary] or list(self.tasks)
 
-    def _step(self, fetched: Batch | Mapping[str, Batch]) -> None:
+    def _step(self, fetched: Sequence[Batches]) -> None:
         progress = self.progress
         present = self._labelled(fetched) if self.dataset.partial else None
         progress.samples += sum(
-            len(b.inputs) for b in ([fetched] if isinstance(fetched, Batch) else fetched.values())
+            len(part.inputs) for b in fetched for part in ([b] if isinstance(b, Batch) else b.values())
         )
         if present is not None and not present:
             return
-        batch = (
-            fetched.to(self.device)
-            if isinstance(fetched, Batch)
-            else {name: part.to(self.device) for name, part in fetched.items()}
-        )
+        batch, *others = [
+            b.to(self.device)
+            if isinstance(b, Batch)
+            else {name: part.to(self.device) for name, part in b.items()}
+            for b in fetched
+        ]
         self.optimizer.zero_grad(set_to_none=True)
         probe = self.run.probe > 0 and progress.steps % self.run.probe == 0
-        step: Step = self.engine.step(batch, present, probe)
+        step: Step = self.engine.step(batch, present, probe, others)
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():
             active = [name for name in self.names if present is None or name in present]
@@ -294,7 +309,7 @@ class _Loop:
         self.reporter.stepped(dict(zip(self.names, step.losses.tolist(), strict=True)))
 
     @torch.no_grad()
-    def _losses_again(self, batch: Batch | Mapping[str, Batch], present: list[str] | None) -> Tensor:
+    def _losses_again(self, batch: Batches, present: list[str] | None) -> Tensor:
         """Return the batch's losses after the step, float64 [T], as training sees them.
 
         In train mode, so that they compare with the losses before the step; what the extra forward does to
@@ -306,12 +321,12 @@ class _Loop:
             buffer.copy_(value)
         return torch.stack(list(losses.values())).cpu().double().to(self.side)
 
-    def _labelled(self, batch: Batch | Mapping[str, Batch]) -> list[str]:
-        """Return the tasks that have at least one label in the batch."""
+    def _labelled(self, batches: Sequence[Batches]) -> list[str]:
+        """Return the tasks that have at least one label in each of the batches."""
         found = []
         for name in self.names:
-            part = batch if isinstance(batch, Batch) else batch[name]
-            if bool(labelled(part.targets[name]).any()):
+            parts = [batch if isinstance(batch, Batch) else batch[name] for batch in batches]
+            if all(bool(labelled(part.targets[name]).any()) for part in parts):
                 found.append(name)
         return found
 

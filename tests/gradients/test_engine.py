@@ -83,10 +83,15 @@ class Head(nn.Module):
         return out
 
 
+OWN = torch.tensor([0.5, 3.0, 1.0], dtype=torch.float64)
+
+
 class Given(Weighting):
     """Weights that the test chooses."""
 
-    def __init__(self, need: Need, weights: list[float], heads: Literal["weighted", "unweighted"]) -> None:
+    def __init__(
+        self, need: Need, weights: list[float], heads: Literal["weighted", "unweighted", "own"]
+    ) -> None:
         super().__init__(TASKS)
         self.needs, self.weights, self.heads = need, torch.tensor(weights, dtype=torch.float64), heads  # type: ignore[misc]
         self.seen: list[Tensor] = []
@@ -94,6 +99,8 @@ class Given(Weighting):
     def forward(self, statistic: Tensor, losses: Tensor | None = None) -> Tensor:
         self.seen.append(statistic.detach().clone())
         weights = self.weights[self.active]
+        if self.heads == "own":
+            self.head_weights = OWN[self.active]
         return weights.to(statistic) @ statistic if self.needs is Need.JACOBIAN else weights
 
 
@@ -165,20 +172,26 @@ WEIGHTS = [0.2, 1.7, 0.6]
 NAMED = dict(zip("abc", WEIGHTS, strict=True))
 
 
+RULES: dict[Literal["weighted", "unweighted", "own"], dict[str, float]] = {
+    "weighted": NAMED,
+    "unweighted": dict.fromkeys("abc", 1.0),
+    "own": dict(zip("abc", OWN.tolist(), strict=True)),
+}
+
+
 @pytest.mark.parametrize("penalty", [False, True])
-@pytest.mark.parametrize("heads_rule", ["weighted", "unweighted"])
+@pytest.mark.parametrize("heads_rule", list(RULES))
 @pytest.mark.parametrize(
     ("kind", "space"), [(Shared, "parameters"), (Hard, "parameters"), (Hard, "features")]
 )
 def test_gram_weights_reach_the_trunk_and_heads_keep_their_convention(
     kind: type[Shared],
     space: Literal["parameters", "features"],
-    heads_rule: Literal["weighted", "unweighted"],
+    heads_rule: Literal["weighted", "unweighted", "own"],
     penalty: bool,
 ) -> None:
     architecture, heads, batch = _parts(kind, penalty)
-    own = NAMED if heads_rule == "weighted" else dict.fromkeys("abc", 1.0)
-    expected = _expected(architecture, heads, batch, NAMED, own)
+    expected = _expected(architecture, heads, batch, NAMED, RULES[heads_rule])
     step = _engine(architecture, heads, Given(Need.GRAM, WEIGHTS, heads_rule), space).step(batch)
     _check(architecture, heads, expected)
     assert step.weights is not None
@@ -194,10 +207,10 @@ def test_only_gram_weights_are_reused(need: Need) -> None:
         _engine(architecture, heads, weighting, "parameters")
 
 
-@pytest.mark.parametrize("heads_rule", ["weighted", "unweighted"])
-def test_reused_weights_give_the_same_update(heads_rule: Literal["weighted", "unweighted"]) -> None:
+@pytest.mark.parametrize("heads_rule", list(RULES))
+def test_reused_weights_give_the_same_update(heads_rule: Literal["weighted", "unweighted", "own"]) -> None:
     architecture, heads, batch = _parts(Shared, penalty=True)
-    own = NAMED if heads_rule == "weighted" else dict.fromkeys("abc", 1.0)
+    own = RULES[heads_rule]
     expected = _expected(architecture, heads, batch, NAMED, own)
     weighting = Given(Need.GRAM, WEIGHTS, heads_rule)
     weighting.every = 2
@@ -237,13 +250,16 @@ def test_feature_gram_is_the_product_of_the_cotangents() -> None:
     torch.testing.assert_close(weighting.seen[0], cotangents @ cotangents.T, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("heads_rule", ["unweighted", "own"])
 @pytest.mark.parametrize(("kind", "space"), [(Shared, "parameters"), (Hard, "features")])
 def test_jacobian_update_is_placed_where_it_belongs(
-    kind: type[Shared], space: Literal["parameters", "features"]
+    kind: type[Shared],
+    space: Literal["parameters", "features"],
+    heads_rule: Literal["weighted", "unweighted", "own"],
 ) -> None:
     architecture, heads, batch = _parts(kind, penalty=True)
-    expected = _expected(architecture, heads, batch, NAMED, dict.fromkeys("abc", 1.0))
-    step = _engine(architecture, heads, Given(Need.JACOBIAN, WEIGHTS, "unweighted"), space).step(batch)
+    expected = _expected(architecture, heads, batch, NAMED, RULES[heads_rule])
+    step = _engine(architecture, heads, Given(Need.JACOBIAN, WEIGHTS, heads_rule), space).step(batch)
     _check(architecture, heads, expected)
     assert step.weights is None
 
@@ -283,11 +299,117 @@ def test_scale_is_refused_where_there_are_no_weights() -> None:
         GradientEngine(architecture, parts, TASKS, Given(Need.JACOBIAN, WEIGHTS, "weighted"), scale="sum")
 
 
+def _jacobian(architecture: Shared, heads: nn.ModuleDict, batch: Batch) -> Tensor:
+    """The gradients of the three tasks by the shared parameters, float64 [3, P]."""
+    shared = {id(p) for p in architecture.shared_parameters()}
+    names = [f"architecture.{n}" for n, p in architecture.named_parameters() if id(p) in shared]
+    rows = [_plain(architecture, heads, batch, task) for task in "abc"]
+    return torch.stack([torch.cat([row[n].flatten() for n in names]).double() for row in rows])
+
+
+@pytest.mark.parametrize("penalty", [False, True])
+@pytest.mark.parametrize("heads_rule", list(RULES))
+def test_cross_weights_compare_two_batches_and_weigh_a_third(
+    heads_rule: Literal["weighted", "unweighted", "own"], penalty: bool
+) -> None:
+    architecture, heads, batch = _parts(Shared, penalty)
+    first, second = (
+        Batch(torch.randn(8, 5), {task.name: torch.randn(8, 2) for task in TASKS}) for _ in range(2)
+    )
+    expected = _expected(architecture, heads, batch, NAMED, RULES[heads_rule])
+    cross = _jacobian(architecture, heads, first) @ _jacobian(architecture, heads, second).T
+    weighting = Given(Need.CROSS, WEIGHTS, heads_rule)
+    step = _engine(architecture, heads, weighting, "parameters").step(batch, others=[first, second])
+    _check(architecture, heads, expected)
+    torch.testing.assert_close(weighting.seen[0], cross, rtol=1e-5, atol=1e-8)
+    assert not torch.allclose(cross, cross.T)
+    assert step.weights is not None
+    assert step.weights.tolist() == pytest.approx(WEIGHTS)
+
+
+@pytest.mark.parametrize(("need", "batches"), [(Need.CROSS, 1), (Need.CROSS, 2), (Need.GRAM, 2)])
+def test_a_wrong_number_of_batches_is_refused(need: Need, batches: int) -> None:
+    architecture, heads, batch = _parts(Shared)
+    engine = _engine(architecture, heads, Given(need, WEIGHTS, "weighted"), "parameters")
+    with pytest.raises(MtlbenchError, match=f"takes {need.batches} independent batches, found {batches}"):
+        engine.step(batch, others=[batch] * (batches - 1))
+
+
+def test_a_loss_of_a_further_batch_that_is_not_finite_is_told() -> None:
+    architecture, heads, batch = _parts(Shared)
+    bad = Batch(batch.inputs, dict(batch.targets) | {"b": torch.full((8, 2), torch.inf)})
+    engine = _engine(architecture, heads, Given(Need.CROSS, WEIGHTS, "weighted"), "parameters")
+    step = engine.step(batch, others=[batch, bad])
+    assert step.losses.isfinite().tolist() == [True, False, True]
+
+
+class ByBlock(Weighting):
+    """Weights that differ from block to block."""
+
+    needs = Need.GRAM
+    heads = "unweighted"
+
+    def __init__(self, blocks: Literal["layer", "matrix"]) -> None:
+        super().__init__(TASKS)
+        self.blocks = blocks
+
+    def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
+        self.seen = gram
+        return torch.arange(1.0, 1 + gram.shape[0] * 3, dtype=torch.float64).view(-1, 3) / 4
+
+
+@pytest.mark.parametrize(("blocks", "sizes"), [("layer", [2, 2]), ("matrix", [1, 1, 1, 1])])
+def test_blocks_have_gram_matrices_and_weights_of_their_own(
+    blocks: Literal["layer", "matrix"], sizes: list[int]
+) -> None:
+    architecture, heads, batch = _parts(Shared, penalty=True)
+    names = [n for n, _ in architecture.named_parameters() if n != "gate"]
+    groups = [names[sum(sizes[:k]) : sum(sizes[: k + 1])] for k in range(len(sizes))]
+    plain = {task: _plain(architecture, heads, batch, task) for task in ("a", "b", "c", "penalty")}
+    ones = dict.fromkeys("abc", 1.0)
+    expected = _expected(architecture, heads, batch, ones, ones)
+    weighting = ByBlock(blocks)
+    step = _engine(architecture, heads, weighting, "parameters").step(batch)
+    for k, group in enumerate(groups):
+        flat = [torch.cat([plain[t][f"architecture.{n}"].flatten() for n in group]).double() for t in "abc"]
+        rows = torch.stack(flat)
+        torch.testing.assert_close(weighting.seen[k], rows @ rows.T, rtol=1e-5, atol=1e-8)
+        for name in (f"architecture.{n}" for n in group):
+            parts = zip("abc", range(3), strict=True)
+            expected[name] = plain["penalty"][name] + sum(
+                plain[task][name] * (1 + 3 * k + i) / 4 for task, i in parts
+            )
+    _check(architecture, heads, expected)
+    assert len(weighting.seen) == len(sizes)
+    assert step.weights is not None
+    middle = (len(sizes) - 1) / 2
+    assert step.weights.tolist() == pytest.approx([(1 + 3 * middle + i) / 4 for i in range(3)])
+
+
+def test_blocks_cannot_be_reused_nor_taken_from_features() -> None:
+    architecture, heads, _ = _parts(Hard)
+    with pytest.raises(MtlbenchError, match="weights by layer"):
+        _engine(architecture, heads, ByBlock("layer"), "features")
+    weighting = ByBlock("layer")
+    weighting.every = 2
+    with pytest.raises(MtlbenchError, match="of every step"):
+        _engine(architecture, heads, weighting, "parameters")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_method_knows_the_precision_of_the_gradients(dtype: torch.dtype) -> None:
+    architecture, heads, _ = _parts(Hard)
+    weighting = Given(Need.GRAM, WEIGHTS, "weighted")
+    _engine(architecture.to(dtype), heads, weighting, "parameters")
+    assert weighting.eps == torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("need", list(Need))
 def test_a_task_without_labels_is_left_out(need: Need) -> None:
     architecture, heads, batch = _parts(Hard)
     weighting = Given(need, WEIGHTS, "weighted")
-    step = _engine(architecture, heads, weighting, "parameters").step(batch, ["a", "c"])
+    others = [batch] * (need.batches - 1)
+    step = _engine(architecture, heads, weighting, "parameters").step(batch, ["a", "c"], others)
     assert step.losses.isnan().tolist() == [False, True, False]
     assert weighting.active.tolist() == [0, 2]
     assert len(weighting.seen[0]) == 2

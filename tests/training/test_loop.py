@@ -85,7 +85,8 @@ def test_every_parameter_of_every_pair_is_trained(
             made.run.grad,
             made.dataset.per_task,
         )
-        engine.step(first_batch(made.dataset))
+        batch = first_batch(made.dataset)
+        engine.step(batch, others=[batch] * (weighting.needs.batches - 1))
         for part in (model, weighting):
             for name, parameter in part.named_parameters():
                 assert parameter.grad is not None, f"{arch}+{weight}: {name} has no gradient"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtlbench.contracts import Task, Weighting
@@ -71,6 +73,31 @@ class GradientState(Weighting):
         if saved is not None and len(saved) == len(self.running):
             self.running = torch.empty_like(saved, device=self.running.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SimplexState(Weighting):
+    """A weighting that moves weights on the simplex from step to step: ``weights`` [T], even at first.
+
+    Tasks without a label in the batch keep their weight; the others share what they have together.
+    """
+
+    weights: Tensor
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__(tasks)
+        self.register_buffer("weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
+
+    def shares(self) -> NDArray[np.float64]:
+        """Return the weights of the active tasks, divided by their sum."""
+        weights: NDArray[np.float64] = self.weights[self.active].numpy()
+        mass = weights.sum()
+        return weights / mass if mass > 0 else np.full(len(weights), 1 / len(weights))
+
+    def keep(self, shares: NDArray[np.float64]) -> Tensor:
+        """Let the active tasks divide the weight that they have together like this; return ``shares``."""
+        answer = torch.from_numpy(shares)
+        self.weights[self.active] = self.weights[self.active].sum() * answer
+        return answer
 
 
 def products(rows: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from mtlbench.contracts import Need, Task, Weighting
 class Wrapper(Weighting):
     """Does what the wrapped weighting ``of`` does, until a subclass changes some of it.
 
-    `needs`, `heads`, `properties` and `every` are those of the wrapped one; the class has those of the
-    default, mgda. The wrapped one is a submodule: its state, and its generator's, are saved with this one's.
+    `needs`, `heads`, `properties`, `blocks` and `every` are those of the wrapped one; the class has those of
+    the default, mgda. The wrapped one is a submodule: its state, and its generator's, are saved with it.
     """
 
     needs: ClassVar[Need] = Need.GRAM
@@ -25,12 +25,14 @@ class Wrapper(Weighting):
         self.inner = inner = weightings(of)
         # What a class says once for all its instances, a wrapper only knows of each.
         vars(self).update(needs=inner.needs, heads=inner.heads, properties=inner.properties)
-        self.every = inner.every
+        self.blocks, self.every = inner.blocks, inner.every
 
     def forward(self, *statistics: Tensor) -> Tensor:
         """Return what the wrapped weighting answers."""
         self.inner.active = self.active
         answer: Tensor = self.inner(*statistics)
+        if self.inner.heads == "own":
+            self.head_weights = self.inner.head_weights
         return answer
 
     def after_step(self, losses: Callable[[], Tensor]) -> None:

@@ -9,8 +9,6 @@ from mtlbench.contracts import Need, Weighting
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers import ScaleMode, aligned_weights
 
-_FLOAT32 = 2.0**-23
-
 
 class AlignedMTL(Weighting):
     """Aligned-MTL: task gradients are made orthogonal and equally long before they are summed.
@@ -23,7 +21,7 @@ class AlignedMTL(Weighting):
     scale_mode: s, the root of an eigenvalue of G: of the smallest that counts, "min" (the default, which
     never makes a step longer than the sum), of the median, "median", or of the mean, "rmse".
     precision: the relative error of the gradients' products: eigenvalues below the largest times T times
-    this do not count. The default is that of float32; give 2.2e-16 for gradients in float64.
+    this do not count. The default, None, is that of the parameters' dtype.
     Source: Senushkin et al., "Independent component alignment for multi-task learning", CVPR 2023,
     arXiv:2305.19000, equations 9 to 11 and algorithm 1; with gradients in feature space their Aligned-MTL-UB.
     Heads: unweighted, as in the official code by default. Weights have no fixed sum; those of orthogonal
@@ -36,9 +34,9 @@ class AlignedMTL(Weighting):
     heads = "unweighted"
     properties = frozenset({"permutation-equivariant", "scale-free"})
 
-    def __init__(self, scale_mode: ScaleMode = "min", precision: float = _FLOAT32) -> None:
+    def __init__(self, scale_mode: ScaleMode = "min", precision: float | None = None) -> None:
         super().__init__()
-        if not 0 < precision < 1:
+        if precision is not None and not 0 < precision < 1:
             raise MtlbenchError(f"aligned: precision must be between 0 and 1, got {precision}")
         self.scale_mode: ScaleMode = scale_mode
         self.precision = precision
@@ -46,5 +44,5 @@ class AlignedMTL(Weighting):
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
         products = gram.double().numpy(force=True)
-        weights = aligned_weights(products, self.scale_mode, precision=self.precision)
+        weights = aligned_weights(products, self.scale_mode, precision=self.precision or self.eps)
         return torch.from_numpy(weights).to(gram)

@@ -9,8 +9,6 @@ from mtlbench.contracts import Need, Weighting
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers import config_weights
 
-_FLOAT32 = 2.0**-23
-
 
 class ConFIG(Weighting):
     """ConFIG: a conflict-free update whose cosine with every task gradient is the same.
@@ -24,7 +22,7 @@ class ConFIG(Weighting):
     takes no part.
 
     precision: the relative error of the gradients' products: eigenvalues of C below the largest times T
-    times this do not count. The default is that of float32; give 2.2e-16 for gradients in float64.
+    times this do not count. The default, None, is that of the parameters' dtype.
     Source: Liu, Chu & Thuerey, "ConFIG: towards conflict-free training of physics informed neural networks",
     ICLR 2025, arXiv:2408.11104, equations 2 and 3, with equal weights of the directions.
     Heads: unweighted, as the method combines gradients of shared parameters. Weights have no fixed sum; those
@@ -38,13 +36,13 @@ class ConFIG(Weighting):
     heads = "unweighted"
     properties = frozenset({"permutation-equivariant", "scale-free"})
 
-    def __init__(self, precision: float = _FLOAT32) -> None:
+    def __init__(self, precision: float | None = None) -> None:
         super().__init__()
-        if not 0 < precision < 1:
+        if precision is not None and not 0 < precision < 1:
             raise MtlbenchError(f"config: precision must be between 0 and 1, got {precision}")
         self.precision = precision
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        weights = config_weights(gram.double().numpy(force=True), precision=self.precision)
+        weights = config_weights(gram.double().numpy(force=True), precision=self.precision or self.eps)
         return torch.from_numpy(weights).to(gram)

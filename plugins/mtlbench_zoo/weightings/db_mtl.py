@@ -23,17 +23,15 @@ class DBMTL(GradientState):
     beta: how much of the average is kept, 0 to below 1; 0.9 as in LibMTL. beta_sigma: how fast that decays,
     >= 0; 0, the default, is no decay.
     Source: Lin et al., arXiv:2308.12029, algorithm 1.
-    Heads: unweighted. The update is a sum of T vectors of one length.
-    Deviations: in the paper heads receive the gradient of log L_t; here they receive that of L_t, since a
-    method of this kind gives no weights to heads (an optimiser that ignores scale, such as Adam, hardly
-    notices). A loss counts by its absolute value and not below 1e-8 of the largest; LibMTL adds 1e-8 instead.
-    An average of length 0 stays 0. That of a task without a label in the batch rests. Losses times c give the
+    Heads: 1 / L_t times their gradient, that of log L_t. The update is a sum of T vectors of one length.
+    Deviations: a loss counts by its absolute value and not below 1e-8 of the largest; LibMTL adds 1e-8. An
+    average of length 0 stays 0. That of a task without a label in the batch rests. Losses times c give the
     same update, so its length is in no relation to that of other methods.
     """
 
     needs = Need.JACOBIAN
     spaces = frozenset({"parameters"})
-    heads = "unweighted"
+    heads = "own"
     properties: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant"})
 
     steps: Tensor
@@ -54,6 +52,7 @@ class DBMTL(GradientState):
         keep = self.beta / int(self.steps) ** self.beta_sigma
         sizes = losses.detach().double().cpu().abs()
         sizes = sizes.clamp(min=1e-8 * float(sizes.max())) if sizes.any() else torch.ones_like(sizes)
+        self.head_weights = 1 / sizes
         for task, gradient, size in zip(self.active.tolist(), jacobian, sizes.tolist(), strict=True):
             self.running[task].mul_(keep).add_(gradient.to(self.running) / size, alpha=1 - keep)
         rows = self.rows()

@@ -45,6 +45,10 @@ class EMA(Wrapper):
             raise MtlbenchError(f"ema: {of!r} gives an update and no weights that could be averaged")
         if self.inner.needs is Need.LOSSES and not self._gives_weights(weightings(of)):
             raise MtlbenchError(f"ema: {of!r} gives an objective and no weights that could be averaged")
+        if self.blocks != "model":
+            raise MtlbenchError(
+                f"ema: {of!r} has weights by {self.blocks}; only one weight a task is averaged"
+            )
         self.alpha = alpha
         vars(self)["properties"] = self.properties - {"non-conflicting"}
         self.register_buffer("average", torch.zeros(len(tasks), dtype=torch.float64))

@@ -23,9 +23,8 @@ class ExcessMTL(GradientState):
 
     robust_step_size: of the weights, >= 0; 0.01 as in LibMTL; TorchJD's default is 1.
     Source: He et al., ICML 2024, arXiv:2402.02009, equations 6 to 9.
-    Heads: unweighted. The weights start at 1/T and sum to 1.
-    Deviations: in the published code heads receive w_t times their gradient, which a method of this kind
-    cannot give here. Its h has 1e-7 under the root; here an element that never had a gradient counts
+    Heads: w_t times their gradient, as in the authors' code. The weights start at 1/T and sum to 1.
+    Deviations: the authors' h has 1e-7 under the root; here an element that never had a gradient counts
     nothing, so that the scale of losses does not matter. LibMTL's weights sum to T. At the first step, where
     E_t / E_t(1) is 1 for all, weights stay even; TorchJD uses the raw estimate there unless it is told to
     warm up for one step. A task whose gradient has been 0 counts from its first other one; one without a
@@ -34,7 +33,7 @@ class ExcessMTL(GradientState):
 
     needs = Need.JACOBIAN
     spaces = frozenset({"parameters"})
-    heads = "unweighted"
+    heads = "own"
     properties = frozenset({"permutation-equivariant", "scale-free"})
 
     log_weights: Tensor
@@ -60,7 +59,7 @@ class ExcessMTL(GradientState):
         relative = torch.where(first > 0, excess / first, 0.0)
         self.log_weights[self.active] += self.robust_step_size * relative
         self.log_weights -= self.log_weights.max()
-        weights = self.log_weights[self.active].softmax(0)
+        self.head_weights = weights = self.log_weights[self.active].softmax(0)
         return weights.to(jacobian) @ jacobian
 
     def _excess(self, task: int, gradient: Tensor) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
-from mtlbench.solvers.surgery import vaccinate
+from mtlbench.solvers.surgery import Array, Order, vaccinate
 from mtlbench_zoo.weightings.pcgrad import partner_order
 
 
@@ -24,10 +25,13 @@ class GradVac(Weighting):
     is PCGrad's. The update is the sum of all g_i, computed on coefficients from the Gram matrix.
 
     beta: how fast targets follow, 0 to 1. The paper has 0.01, the default; LibMTL and TorchJD have 0.5.
+    blocks: what has cosines, targets and weights in common: the whole "model" (the default), each "layer"
+    (the parameters that one module holds itself) or each "matrix" (every parameter by itself). They are the
+    paper's whole_model, all_layer and all_matrix. Its enc_dec is "model" here, where what tasks share is the
+    encoder. Tasks meet in the same order in every block.
     Source: Wang, Tsvetkov, Firat & Cao, ICLR 2021, arXiv:2010.05874, equations 4 and 5 and algorithm 1.
     Heads: unweighted. The update is a sum, like equal weighting's; no weight is below 1.
-    Deviations: the whole model is one parameter group (the paper also has one per layer, its "all_layer",
-    which needs Gram matrices by block). A target counts as 1 - 1e-6 at most, since a cosine of 1 takes an
+    Deviations: a target counts as 1 - 1e-6 at most, since a cosine of 1 takes an
     infinite multiple. A gradient of length 0, or one that others cancelled, has no cosine and changes neither
     gradients nor targets (LibMTL gets NaN there, for ever). Targets of tasks without a label rest.
     """
@@ -38,18 +42,39 @@ class GradVac(Weighting):
 
     targets: Tensor
 
-    def __init__(self, tasks: Sequence[Task], beta: float = 0.01) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        beta: float = 0.01,
+        blocks: Literal["model", "layer", "matrix"] = "model",
+    ) -> None:
         super().__init__(tasks)
         if not 0 <= beta <= 1:
             raise MtlbenchError(f"gradvac: beta must be from 0 to 1, got {beta}")
         self.beta = beta
-        self.register_buffer("targets", torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
+        self.blocks = blocks
+        # How many layers there are is known when the first gradients come; a checkpoint brings its number.
+        count = 1 if blocks == "model" else 0
+        self.register_buffer("targets", torch.zeros(count, len(tasks), len(tasks), dtype=torch.float64))
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
-        """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64)."""
-        pairs = self.active[:, None], self.active
-        order = partner_order(len(gram), self.generator)
-        products = gram.numpy()
+        """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
+        matrices = gram.view(-1, *gram.shape[-2:]).numpy()
+        if not len(self.targets):
+            self.targets = self.targets.new_zeros(len(matrices), *self.targets.shape[1:])
+        order = partner_order(len(self.active), self.generator)
+        weights = [self._block(products, order, k) for k, products in enumerate(matrices)]
+        return torch.from_numpy(np.stack(weights)).view(gram.shape[:-1])
+
+    def _block(self, products: Array, order: Order, block: int) -> Array:
+        """Return the weights of one block, whose targets then follow."""
+        pairs = block, self.active[:, None], self.active
         weights, targets = vaccinate(products, order, self.targets[pairs].numpy(), self.beta)
         self.targets[pairs] = torch.from_numpy(targets)
-        return torch.from_numpy(weights)
+        return weights
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}targets")
+        if saved is not None and saved.shape[1:] == self.targets.shape[1:]:
+            self.targets = torch.empty_like(saved)
+        super()._load_from_state_dict(state_dict, prefix, *args)

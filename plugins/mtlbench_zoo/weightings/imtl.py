@@ -25,15 +25,14 @@ class IMTL(Weighting):
 
     learning_rate: of s, which starts at 0 and takes one step of Adam after each answer, from its own state.
     Source: Liu et al., "Towards impartial multi-task learning", ICLR 2021, sections 3.1 and 3.2.
-    Heads: unweighted. The weights have no fixed sum.
-    Deviations: in the paper and in LibMTL heads receive exp(s_t) times their gradient, which is neither of
-    the two ways of this engine; for an optimiser that ignores scale, such as Adam, it makes no difference.
-    There s is stepped by the network's optimiser with its learning rate and weight decay. s stays within
-    -50 and 50. Degenerate gradients are treated as in `imtl-g`.
+    Heads: exp(s_t) times their gradient, that of the scaled loss. The weights have no fixed sum.
+    Deviations: in LibMTL s is stepped by the network's optimiser with its learning rate and weight decay. s
+    stays within -50 and 50. Degenerate gradients are treated as in `imtl-g`. ``--scale`` is of the weights of
+    shared parameters, not of the heads'.
     """
 
     needs = Need.GRAM
-    heads = "unweighted"
+    heads = "own"
     properties = frozenset({"permutation-equivariant"})
 
     log_scale: Tensor
@@ -49,6 +48,7 @@ class IMTL(Weighting):
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64) and the losses ``[T]``."""
         log_scale = self.log_scale[self.active]
         scale = log_scale.exp()
+        self.head_weights = scale
         scaled = gram * scale.outer(scale)
         weights = torch.from_numpy(impartial_weights(scaled.numpy())) * scale
         change = self.adam(self.active, scale * losses.double() - 1)
