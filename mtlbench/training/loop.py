@@ -285,7 +285,7 @@ class _Loop:
         ]
         self.optimizer.zero_grad(set_to_none=True)
         probe = self.run.probe > 0 and progress.steps % self.run.probe == 0
-        step: Step = self.engine.step(batch, present, probe, others)
+        step: Step = self.engine.step(batch, present, probe=probe, others=others)
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():
             active = [name for name in self.names if present is None or name in present]

@@ -409,7 +409,7 @@ def test_a_task_without_labels_is_left_out(need: Need) -> None:
     architecture, heads, batch = _parts(Hard)
     weighting = Given(need, WEIGHTS, "weighted")
     others = [batch] * (need.batches - 1)
-    step = _engine(architecture, heads, weighting, "parameters").step(batch, ["a", "c"], others)
+    step = _engine(architecture, heads, weighting, "parameters").step(batch, ["a", "c"], others=others)
     assert step.losses.isnan().tolist() == [False, True, False]
     assert weighting.active.tolist() == [0, 2]
     assert len(weighting.seen[0]) == 2

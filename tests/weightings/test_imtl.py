@@ -180,3 +180,13 @@ def test_the_scale_of_a_task_without_a_label_rests() -> None:
 def test_imtl_names_a_wrong_learning_rate() -> None:
     with pytest.raises(MtlbenchError, match=r"imtl: learning_rate must be a number >= 0, got -1"):
         IMTL(tiny_tasks(2), learning_rate=-1)
+
+
+def test_heads_follow_the_scaled_losses() -> None:
+    weighting = IMTL(tiny_tasks(3), learning_rate=0.1)
+    gram = torch.eye(3, dtype=torch.float64)
+    for _ in range(5):
+        scale = weighting.log_scale.exp()
+        weighting(gram, torch.tensor([0.1, 1.0, 10.0]))
+        assert weighting.head_weights.equal(scale)
+    assert scale[0] > 1 > scale[2]

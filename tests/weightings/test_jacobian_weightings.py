@@ -278,3 +278,15 @@ def test_steps_of_any_scale_leave_finite_updates(cls) -> None:
 def test_wrong_parameters_are_named(cls, parameters, message: str) -> None:
     with pytest.raises(MtlbenchError, match=message):
         cls(tiny_tasks(2), **parameters)
+
+
+def test_heads_of_db_mtl_follow_the_log_losses_and_those_of_excess_the_weights() -> None:
+    jacobian, losses = torch.eye(3, 5), torch.tensor([0.5, 2.0, 4.0])
+    logs = DBMTL(tiny_tasks(3))
+    logs(jacobian, losses)
+    assert logs.head_weights.tolist() == [2.0, 0.5, 0.25]
+    excess = ExcessMTL(tiny_tasks(3), robust_step_size=1.0)
+    for scale in (1.0, 0.3, 0.2):
+        update = excess(jacobian * torch.tensor([1.0, scale, 1.0])[:, None], losses)
+    assert excess.head_weights == pytest.approx(update[:3].double() / torch.tensor([1.0, 0.2, 1.0]), rel=1e-6)
+    assert excess.head_weights[1] < excess.head_weights[0]
