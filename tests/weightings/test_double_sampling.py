@@ -89,12 +89,16 @@ def test_without_noise_sdmgrad_comes_to_the_shortest_vector_near_the_mean() -> N
     assert slope[inner > 1e-9].max() == pytest.approx(slope.min(), rel=1e-6)
 
 
-def test_sdmgrad_does_not_depend_on_the_scale_of_the_losses() -> None:
+def test_sdmgrad_does_not_depend_on_scale_and_order_of_the_losses() -> None:
     first, second, _ = three_batches(2, 4)
     cross = torch.from_numpy(first @ second.T)
     expected = SDMGrad(tiny_tasks(4))(cross, torch.ones(4))
     for factor in (2.0**40, 2.0**-40):  # which rounds nothing
         assert SDMGrad(tiny_tasks(4))(cross * factor, torch.ones(4)).equal(expected)
+    order = torch.tensor([2, 0, 3, 1])
+    permuted = SDMGrad(tiny_tasks(4), lr=0.3)(cross[order][:, order], torch.ones(4))
+    straight = SDMGrad(tiny_tasks(4), lr=0.3)(cross, torch.ones(4))
+    assert permuted == pytest.approx(straight[order], abs=1e-12)
 
 
 def test_products_that_are_all_negative_leave_sdmgrads_weights() -> None:

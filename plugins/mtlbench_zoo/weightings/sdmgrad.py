@@ -29,8 +29,8 @@ class SDMGrad(SimplexState):
     0.5 in LibMTL; the authors' code for reinforcement learning has lr 10.
     Source: Xiao, Ban & Ji, "Direction-oriented multi-objective learning: simple and provable stochastic
     algorithms", NeurIPS 2023, arXiv:2305.18409, algorithm 1.
-    Heads: unweighted, by the third batch. The weights sum to 1. Losses times c give the same weights but for
-    rounding errors, which steps as long as the default amplify.
+    Heads: unweighted, by the third batch. The weights sum to 1. Losses times c, or tasks in another order,
+    give the same weights but for rounding errors, which steps as long as the default can amplify.
     Cost: three batches a step, so that an epoch, one pass over the data, has a third of the steps; each takes
     2 T + 1 backward passes of the shared part.
     Deviations: as in the authors' code one pair of batches serves all n_iter steps, where the paper's
@@ -42,7 +42,6 @@ class SDMGrad(SimplexState):
     needs = Need.CROSS
     spaces = frozenset({"parameters"})
     heads = "unweighted"
-    properties = frozenset({"permutation-equivariant"})
 
     def __init__(
         self,
