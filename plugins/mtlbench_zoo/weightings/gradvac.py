@@ -59,18 +59,18 @@ class GradVac(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
-        matrices = gram.view(-1, *gram.shape[-2:]).numpy()
+        order, products = partner_order(len(self.active), self.generator), gram.numpy()
+        if products.ndim == 2:
+            return torch.from_numpy(self._block(products, order, 0))
         if not len(self.targets):
-            self.targets = self.targets.new_zeros(len(matrices), *self.targets.shape[1:])
-        order = partner_order(len(self.active), self.generator)
-        weights = [self._block(products, order, k) for k, products in enumerate(matrices)]
-        return torch.from_numpy(np.stack(weights)).view(gram.shape[:-1])
+            self.targets = self.targets.new_zeros(len(products), *self.targets.shape[1:])
+        return torch.from_numpy(np.stack([self._block(each, order, k) for k, each in enumerate(products)]))
 
     def _block(self, products: Array, order: Order, block: int) -> Array:
         """Return the weights of one block, whose targets then follow."""
-        pairs = block, self.active[:, None], self.active
-        weights, targets = vaccinate(products, order, self.targets[pairs].numpy(), self.beta)
-        self.targets[pairs] = torch.from_numpy(targets)
+        targets, active = self.targets.numpy()[block], self.active.numpy()
+        pairs = ... if len(active) == len(targets) else np.ix_(active, active)
+        weights, targets[pairs] = vaccinate(products, order, targets[pairs], self.beta)
         return weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from mtlbench.contracts import Need, Weighting
 from mtlbench.solvers.surgery import project_conflicts
 
+_ONLY_ORDER = np.array([[1], [0]])
+
 
 class PCGrad(Weighting):
     """Projecting conflicting gradients: each task gives up what points against another.
@@ -43,7 +45,9 @@ class PCGrad(Weighting):
 
 def partner_order(count: int, generator: torch.Generator) -> NDArray[np.int64]:
     """Return ``[count, count - 1]``: in row i all others than i, in a random order of their own."""
+    if count == 2:
+        return _ONLY_ORDER
     draws = torch.rand(count, count, dtype=torch.float64, generator=generator).numpy()
-    np.fill_diagonal(draws, 2.0)
+    draws.flat[:: count + 1] = 2.0  # every row's last is its own task
     order: NDArray[np.int64] = draws.argsort(1)[:, : count - 1]
     return order
