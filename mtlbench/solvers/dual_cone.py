@@ -32,20 +32,29 @@ def dual_cone_projection(gram: Array, weights: Array, *, tol: float = 1e-9) -> A
     sizes = np.add.reduce(starts, axis=-1, keepdims=True)
     starts /= np.where(sizes > 0, sizes, 1.0)
     slacks = starts.dot(cosines)
-    rows = slacks.reshape(-1, len(gram))
-    added = np.zeros_like(rows)
-    conflicting = (rows < -ROUNDING).any(axis=1).nonzero()[0]
-    if len(conflicting) > 1:
-        added[conflicting], solved = _pivot_together(cosines, rows[conflicting], tol)
-        conflicting = conflicting[~solved]
-    for row in conflicting:
-        added[row] = _pivot_alone(cosines, rows[row], tol)
-    projections: Array = weights + added.reshape(slacks.shape) * sizes / lengths
+    added = _added(cosines, slacks, tol) * sizes / lengths
+    projections: Array = weights + added
     return projections
 
 
+def _added(cosines: Array, slacks: Array, tol: float) -> Array:
+    """Return the ``v >= 0`` ``[..., T]`` with ``C v + slack >= 0`` and a product of 0, for each row."""
+    if len(cosines) == 2:  # at most one of two vectors' slacks is negative, and filling it opens no other
+        if not (beyond := -1 - cosines.item(0, 1)) <= tol:
+            raise not_reached("dual_cone_projection", beyond, tol)
+        closed_form: Array = np.maximum(-slacks, 0)
+        return closed_form
+    if slacks.ndim == 1:
+        return _pivot_alone(cosines, slacks, tol)
+    added = _pivot_together(cosines, slacks)
+    unsolved = _residual(added, added.dot(cosines) + slacks) > tol
+    for row in unsolved.nonzero()[0]:
+        added[row] = _pivot_alone(cosines, slacks[row], tol)
+    return added
+
+
 def _pivot_alone(cosines: Array, slack: Array, tol: float) -> Array:
-    """Return ``v >= 0`` with ``C v + slack >= 0`` and a product of 0, or raise `SolverError`."""
+    """Do so for one row ``[T]``, or raise `SolverError`."""
     residual = math.inf
     for solve in (block_pivoting, lawson_hanson):
         added = solve(cosines, -slack)
@@ -56,34 +65,27 @@ def _pivot_alone(cosines: Array, slack: Array, tol: float) -> Array:
     raise not_reached("dual_cone_projection", residual, tol)
 
 
-def _pivot_together(cosines: Array, slacks: Array, tol: float) -> tuple[Array, NDArray[np.bool_]]:
-    """Solve for all rows of ``slacks`` ``[K, T]`` at once; return ``[K, T]`` and which rows are solved.
+def _pivot_together(cosines: Array, slacks: Array) -> Array:
+    """Solve for all rows of ``slacks`` ``[K, T]`` at once, or say nothing about some; the caller judges.
 
     The pivoting of `block_pivoting`, where each round solves K systems in one call and goes on with those
     that are not done: for small T it is calls, not arithmetic, that take the time.
     """
-    unit = np.eye(len(cosines))
-    added, solved = np.zeros_like(slacks), np.zeros(len(slacks), dtype=bool)
-    rows = np.arange(len(slacks))
-    passive = slacks < -ROUNDING
+    unit, added = np.eye(len(cosines)), np.zeros_like(slacks)
+    rows, left, passive = np.arange(len(slacks)), slacks, slacks < -ROUNDING
     for _ in range(2 + len(cosines) // 2):
-        left = slacks[rows]
         systems = np.where(passive[:, :, None] & passive[:, None, :], cosines, unit)
         try:
             found = np.linalg.solve(systems, np.where(passive, -left, 0.0)[:, :, None])[:, :, 0]
         except np.linalg.LinAlgError:
             break  # dependent gradients: alone, each row has a method for them
-        slack = left + found.dot(cosines)
-        wrong = np.where(passive, found, slack) < -ROUNDING
-        going = wrong.any(axis=1)
-        done = rows[~going]
-        found = np.maximum(found[~going], 0)
-        added[done] = found
-        solved[done] = _residual(found, slack[~going]) <= tol
-        if len(done) == len(rows):
+        added[rows] = found
+        wrong = np.where(passive, found, found.dot(cosines) + left) < -ROUNDING
+        going = wrong.any(axis=1).nonzero()[0]
+        if len(going) == 0:
             break
-        rows, passive = rows[going], (passive ^ wrong)[going]
-    return added, solved
+        rows, left, passive = rows[going], left[going], (passive ^ wrong)[going]
+    return np.maximum(added, 0)
 
 
 def _residual(added: Array, slack: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from problems import jacobians
 
 from mtlbench.solvers import SolverError, dual_cone, dual_cone_projection
@@ -72,7 +73,15 @@ def test_a_projection_stays_where_it_is() -> None:
 def test_bad_matrices_are_refused() -> None:
     with pytest.raises(SolverError, match=r"dual_cone_projection: .* not finite at row 1, column 1"):
         dual_cone_projection(np.diag([1.0, np.nan]), np.ones(2))
-    gram = np.full((3, 3), -5.0)
-    np.fill_diagonal(gram, 1)
-    with pytest.raises(SolverError, match=r"dual_cone_projection: the relative residual is .*, above"):
-        dual_cone_projection(gram, np.eye(3))
+    for count in (2, 3):
+        gram = np.full((count, count), -5.0)
+        np.fill_diagonal(gram, 1)
+        with pytest.raises(SolverError, match=r"dual_cone_projection: the relative residual is .*, above"):
+            dual_cone_projection(gram, np.eye(count))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
+def test_two_tasks_have_a_closed_form(cosine: float, first: float, second: float) -> None:
+    gram, weights = np.array([[1.0, 3 * cosine], [3 * cosine, 9.0]]), np.array([first, second])
+    assert_optimal(gram, weights, dual_cone_projection(gram, weights))

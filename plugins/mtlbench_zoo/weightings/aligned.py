@@ -43,6 +43,6 @@ class AlignedMTL(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        products = gram.double().numpy(force=True)
+        products = gram.numpy()
         weights = aligned_weights(products, self.scale_mode, precision=self.precision or self.eps)
-        return torch.from_numpy(weights).to(gram)
+        return torch.from_numpy(weights)

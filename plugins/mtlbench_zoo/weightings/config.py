@@ -44,5 +44,5 @@ class ConFIG(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        weights = config_weights(gram.double().numpy(force=True), precision=self.precision or self.eps)
-        return torch.from_numpy(weights).to(gram)
+        weights = config_weights(gram.numpy(), precision=self.precision or self.eps)
+        return torch.from_numpy(weights)

@@ -33,6 +33,6 @@ class DualProj(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        products = gram.double().numpy(force=True)
+        products = gram.numpy()
         weights = dual_cone_projection(products, np.full(len(products), 1 / len(products)))
-        return torch.from_numpy(weights).to(gram)
+        return torch.from_numpy(weights)

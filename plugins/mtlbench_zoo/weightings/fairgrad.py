@@ -47,4 +47,4 @@ class FairGrad(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        return torch.from_numpy(fair_weights(gram.double().numpy(force=True), self.alpha)).to(gram)
+        return torch.from_numpy(fair_weights(gram.numpy(), self.alpha))

@@ -50,11 +50,11 @@ class MGDA(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64) and the losses ``[T]``."""
-        products = gram.double().numpy(force=True)
+        products = gram.numpy()
         if self.normalize == "none":
             weights = self.solve(products)
         else:
             scale = gradient_scale(products, losses.double().numpy(force=True), self.normalize)
             weights = self.solve(products / np.multiply.outer(scale, scale)) / scale
             weights /= (1 / scale).mean()
-        return torch.from_numpy(weights).to(gram)
+        return torch.from_numpy(weights)

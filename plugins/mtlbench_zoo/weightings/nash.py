@@ -55,7 +55,7 @@ class NashMTL(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        products = gram.double().numpy(force=True)
+        products = gram.numpy()
         weights = fair_weights(products)
         size = float(np.linalg.norm(products))
         if size > 0:
@@ -63,4 +63,4 @@ class NashMTL(Weighting):
         length = math.sqrt(max(float(weights.dot(products).dot(weights)), 0.0))
         if 0 < self.max_norm < length:
             weights *= self.max_norm / length
-        return torch.from_numpy(weights).to(gram)
+        return torch.from_numpy(weights)

@@ -35,6 +35,6 @@ class UPGrad(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        products = gram.double().numpy(force=True)
+        products = gram.numpy()
         projections = dual_cone_projection(products, np.eye(len(products)) / len(products))
-        return torch.from_numpy(projections.sum(0)).to(gram)
+        return torch.from_numpy(projections.sum(0))
