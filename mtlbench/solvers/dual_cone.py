@@ -80,8 +80,8 @@ def _pivot_together(cosines: Array, slacks: Array) -> Array:
         except np.linalg.LinAlgError:
             break  # dependent gradients: alone, each row has a method for them
         added[rows] = found
-        wrong = np.where(passive, found, found.dot(cosines) + left) < -ROUNDING
-        going = wrong.any(axis=1).nonzero()[0]
+        wrong: NDArray[np.bool_] = np.where(passive, found, found.dot(cosines) + left) < -ROUNDING
+        going = np.logical_or.reduce(wrong, axis=1).nonzero()[0]
         if len(going) == 0:
             break
         rows, left, passive = rows[going], left[going], (passive ^ wrong)[going]

@@ -60,10 +60,10 @@ class GradVac(Weighting):
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
         order, products = partner_order(len(self.active), self.generator), gram.numpy()
+        if not len(self.targets):
+            self.targets = self.targets.new_zeros(products[..., 0, 0].size, *self.targets.shape[1:])
         if products.ndim == 2:
             return torch.from_numpy(self._block(products, order, 0))
-        if not len(self.targets):
-            self.targets = self.targets.new_zeros(len(products), *self.targets.shape[1:])
         return torch.from_numpy(np.stack([self._block(each, order, k) for k, each in enumerate(products)]))
 
     def _block(self, products: Array, order: Order, block: int) -> Array:
