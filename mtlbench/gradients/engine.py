@@ -10,6 +10,10 @@ trunk, in one of three ways:
 
 A CROSS method compares the gradients of two further batches, which are pulled task by task; the batch of the
 update is then pulled once, weighted.
+
+A batch may come in parts: over time (micro-batches of one process) and over space (the shares of several
+processes). Either way a part's loss is its sum over the count of the whole batch, so that gradients are sums
+over parts, exactly, however labels are spread. Methods see the sums.
 """
 
 from __future__ import annotations
@@ -21,14 +25,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Weighting
+from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Vector, Weighting
 from mtlbench.errors import MtlbenchError, RunFailedError
 from mtlbench.gradients.gram import Gradient, combine, cross_gram, gram
+from mtlbench.gradients.moment import Moment
+from mtlbench.gradients.precision import Precision, at_least_float32
+from mtlbench.parallel import ALONE, Ranks
 
 Space = Literal["parameters", "features"]
 Scale = Literal["published", "sum", "mean"]
 Batches = Batch | Mapping[str, Batch]
 """One batch for all tasks (joint mode), or one for each (per-task mode)."""
+Parts = Batches | Sequence[Batches]
+"""A batch, or the parts of it that one process computes one after another."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +49,38 @@ class Step:
     an update and no weights. gram: float64 ``[T, T]``, the products of the task gradients, NaN for a task
     without a label; None where nobody computed them. penalty: the architecture's extra term of the objective,
     a scalar; None for none.
+    skipped: whether a gradient left the range of half precision; then there is nothing to step with.
     """
 
     losses: Tensor
     weights: Tensor | None
     gram: Tensor | None = None
     penalty: Tensor | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """What a batch in parts has in all: labels by task, as its loss counts them, and samples by task."""
+
+    counts: dict[str, float]
+    samples: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """A forward pass of one part: its shares of the losses ``[T]`` and of the penalty, in their graph."""
+
+    losses: Tensor
+    penalty: Tensor | None
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A forward pass with the graph cut at the features, and the heads already backpropagated."""
+    """A forward pass of one part, cut at the features, and the heads already backpropagated.
+
+    Cotangents are multiplied by the scale of the precision; losses and penalty are not.
+    """
 
     names: list[str]
     losses: Tensor
@@ -65,8 +95,9 @@ class GradientEngine:
     architecture, heads, tasks: the model in parts. weighting: see its contract. space: what a gradient
     weighting differentiates by. per_task: whether each task has inputs of its own. scale: what the weights
     are brought to: "published" leaves them as the method has them, with "sum" they add up to the number of
-    tasks, with "mean" to 1. Raises `MtlbenchError` when method, architecture, space and scale do not fit,
-    before anything is trained.
+    tasks, with "mean" to 1. ranks: the processes that hold the other shares of every batch. precision: of
+    the networks. Raises `MtlbenchError` when method, architecture, space and scale do not fit, before
+    anything is trained.
     """
 
     def __init__(
@@ -78,7 +109,10 @@ class GradientEngine:
         space: Space = "parameters",
         per_task: bool = False,
         scale: Scale = "published",
+        ranks: Ranks = ALONE,
+        precision: Precision | None = None,
     ) -> None:
+        self.ranks, self.precision = ranks, precision or Precision()
         self.architecture, self.heads, self.weighting = architecture, heads, weighting
         self.tasks = {task.name: task for task in tasks}
         self.space, self.per_task, self.scale = space, per_task, scale
@@ -131,10 +165,11 @@ class GradientEngine:
         self._trunk = [p for p in architecture.parameters() if p.requires_grad]
         self._is_shared = [p in shared for p in self._trunk]
         self._blocks = _blocks(architecture, shared, weighting.blocks)
+        self._parameters = [*self._trunk, *(p for name in self.tasks for p in heads[name].parameters())]
         self._methods = [part for part in weighting.modules() if isinstance(part, Weighting)]
         if self._trunk:
             for part in self._methods:
-                part.eps = torch.finfo(self._trunk[0].dtype).eps
+                part.eps = max(torch.finfo(self._trunk[0].dtype).eps, self.precision.eps)
         self._age = 0
         self._weights: dict[str, float] = {}
         self._own: dict[str, float] = {}
@@ -142,70 +177,160 @@ class GradientEngine:
         self._gram: Tensor | None = None
 
     def state_dict(self) -> dict[str, object]:
-        """Return what reused weights (``every``) need to go on."""
-        return {"age": self._age, "weights": self._weights, "own": self._own}
+        """Return what reused weights (``every``) and scaled gradients need to go on."""
+        return {
+            "age": self._age,
+            "weights": self._weights,
+            "own": self._own,
+            "precision": self.precision.state_dict(),
+        }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self._age, self._weights, self._own = state["age"], state["weights"], state["own"]  # type: ignore[assignment]
+        self._age, self._weights, self._own = state["age"], state["weights"], state["own"]
+        self.precision.load_state_dict(state["precision"])
 
     # ---- forward -------------------------------------------------------------------------------------
 
-    def losses(self, batch: Batches, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Return the losses of ``names`` (None: of all) on ``batch``, each a scalar in its graph."""
-        found, _ = self._losses(batch, names or list(self.tasks), cut=None)
-        return found
+    def losses(self, batch: Parts, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return the losses of ``names`` (None: of all) on ``batch``, each a scalar.
 
-    def _losses(
-        self, batch: Batches, names: Sequence[str], cut: dict[str, tuple[Pyramid, Pyramid]] | None
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return losses and penalties; with ``cut``, fill it with (pyramid, detached leaves) by task."""
-        losses: dict[str, Tensor] = {}
+        They are in their graph where the batch is in one part and this is the only process.
+        """
+        parts, names = _parts(batch), list(names or self.tasks)
+        whole = self._whole(parts, names)
+        losses, _ = self._totals([self._forward(part, names, whole) for part in parts])
+        return dict(zip(names, losses, strict=True))
+
+    def _whole(self, parts: Sequence[Batches], names: Sequence[str]) -> _Whole | None:
+        """Return what the parts' losses are shares of; None where the only part is the whole batch."""
+        if len(parts) == 1 and self.ranks.size == 1:
+            return None
+        own = [[part if isinstance(part, Batch) else part[name] for part in parts] for name in names]
+        counts = [
+            sum(self._count(name, part) for part in group) for name, group in zip(names, own, strict=True)
+        ]
+        samples = [float(sum(len(part.inputs) for part in group)) for group in own]
+        totals = self.ranks.total([*counts, *samples])
+        return _Whole(
+            dict(zip(names, totals[: len(names)], strict=True)),
+            dict(zip(names, totals[len(names) :], strict=True)),
+        )
+
+    def _count(self, name: str, part: Batch) -> float:
+        """Return the number of labels of a task, as its loss counts them; that needs no forward pass."""
+        output = self.tasks[name].output
+        size = (output.size,) if isinstance(output, Vector) else (output.channels, *part.inputs.shape[2:])
+        blank = part.inputs.new_zeros(()).expand(len(part.inputs), *size)
+        return float(self.tasks[name].loss.terms(blank, part.targets[name])[1])
+
+    def _forward(
+        self,
+        batch: Batches,
+        names: Sequence[str],
+        whole: _Whole | None,
+        cut: dict[str, tuple[Pyramid, Pyramid]] | None = None,
+        trunk: bool = True,
+    ) -> _Forward:
+        """Pass one part forward; with ``cut``, fill it with (pyramid, detached leaves) by task.
+
+        trunk: whether the trunk's graph is kept.
+        """
+        losses: list[Tensor] = []
         penalties: list[Tensor] = []
-        parts = [(names, batch)] if isinstance(batch, Batch) else [([name], batch[name]) for name in names]
-        for group, part in parts:
-            features = self.architecture(part.inputs, group)
+        groups = [(names, batch)] if isinstance(batch, Batch) else [([name], batch[name]) for name in names]
+        for group, part in groups:
+            with self.precision.autocast(part.inputs.device):
+                with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
+                    features = self.architecture(part.inputs, group)
+                outputs = {}
+                for name in group:
+                    pyramid = features.pyramids[name]
+                    if cut is not None:
+                        leaves = tuple(level.detach().requires_grad_() for level in pyramid)
+                        cut[name] = (pyramid, leaves)
+                        pyramid = leaves
+                    outputs[name] = self.heads[name](pyramid, tuple(part.inputs.shape[2:]))
+            for name, output in outputs.items():
+                loss, target = self.tasks[name].loss, part.targets[name]
+                output = at_least_float32(output)
+                if whole is None:
+                    losses.append(loss(output, target))
+                else:
+                    losses.append(loss.terms(output, target)[0] / max(whole.counts[name], 1.0))
             if features.penalty is not None:
-                if not features.penalty.isfinite():
-                    raise RunFailedError(f"the penalty of {type(self.architecture).__name__} is not finite")
-                penalties.append(features.penalty / len(parts))
-            for name in group:
-                pyramid = features.pyramids[name]
-                if cut is not None:
-                    leaves = tuple(level.detach().requires_grad_() for level in pyramid)
-                    cut[name] = (pyramid, leaves)
-                    pyramid = leaves
-                output = self.heads[name](pyramid, tuple(part.inputs.shape[2:]))
-                losses[name] = self.tasks[name].loss(output, part.targets[name])
-        return losses, penalties
+                penalty = at_least_float32(features.penalty) / len(groups)
+                if whole is not None and not len(part.inputs):
+                    penalty = 0 * penalty.nan_to_num()  # a mean over no samples
+                elif whole is not None:
+                    penalty = penalty * (len(part.inputs) / whole.samples[group[0]])
+                penalties.append(penalty)
+        return _Forward(torch.stack(losses), torch.stack(penalties).sum() if penalties else None)
 
-    def _cut(self, batch: Batches, names: list[str]) -> _Cut:
+    def _cut(
+        self,
+        batch: Batches,
+        names: list[str],
+        whole: _Whole | None,
+        trunk: bool = True,
+        heads: bool = True,
+    ) -> _Cut:
+        """Pass one part forward and its heads backward. heads: whether these get their gradients, too."""
         cut: dict[str, tuple[Pyramid, Pyramid]] = {}
-        losses, penalties = self._losses(batch, names, cut)
-        torch.autograd.backward([losses[name] for name in names])
+        forward = self._forward(batch, names, whole, cut, trunk)
+        leaves = [leaf for name in names for leaf in cut[name][1]]
+        losses = (forward.losses * self.precision.scale if self.precision.scaled else forward.losses).unbind()
+        if heads:
+            torch.autograd.backward(losses)
+            found = iter([leaf.grad for leaf in leaves])
+        else:
+            found = iter(torch.autograd.grad(losses, leaves, allow_unused=True))
+        cotangents = [[next(found) for _ in cut[name][1]] for name in names]
         return _Cut(
             names,
-            torch.stack([losses[name].detach() for name in names]),
+            forward.losses.detach(),
             [cut[name][0] for name in names],
-            [[leaf.grad for leaf in cut[name][1]] for name in names],
-            torch.stack(penalties).sum() if penalties else None,
+            [[None if g is None else at_least_float32(g) for g in row] for row in cotangents],
+            forward.penalty,
         )
+
+    def _totals(self, passes: Sequence[_Forward | _Cut]) -> tuple[Tensor, Tensor | None]:
+        """Return losses ``[T]`` and penalty of the whole batch. Raises `RunFailedError` for a bad penalty."""
+        losses = passes[0].losses
+        penalty = passes[0].penalty
+        if len(passes) > 1:
+            losses = torch.stack([part.losses for part in passes]).sum(0)
+            shares = [part.penalty for part in passes if part.penalty is not None]
+            penalty = torch.stack(shares).sum() if shares else None
+        if self.ranks.size > 1:
+            values = [losses.detach().double(), losses.new_zeros(1, dtype=torch.float64)]
+            if penalty is not None:
+                values[1] = penalty.detach().double().reshape(1)
+            sums = torch.cat(values)
+            self.ranks.sum([sums])
+            losses = sums[:-1].to(losses.dtype)
+            penalty = None if penalty is None else sums[-1].to(penalty.dtype)
+        if penalty is not None and not penalty.isfinite():
+            raise RunFailedError(f"the penalty of {type(self.architecture).__name__} is not finite")
+        return losses, penalty
 
     # ---- one step ------------------------------------------------------------------------------------
 
     def step(
         self,
-        batch: Batches,
+        batch: Parts,
         names: Sequence[str] | None = None,
         probe: bool = False,
-        others: Sequence[Batches] = (),
+        others: Sequence[Parts] = (),
     ) -> Step:
         """Fill ``.grad`` of every parameter for one batch; it must be empty (None) before.
 
-        names: the tasks that have a label in this batch (None: all); the others are left out of the
-        weighting, since a zero gradient would look like a solved task to it. probe: compute `Step.gram` also
-        for a method that has no use for it; the update is the same, bit for bit. others: the further batches
-        that the method draws in a step, `Need.batches` less 1; with them `Step.gram` is of the first of them.
+        batch: one batch, or the parts of it that this process computes, one after another, so that memory
+        holds the graph of one part at a time. names: the tasks that have a label in any part (None: all); the
+        others are left out of the weighting, since a zero gradient would look like a solved task to it.
+        probe: compute `Step.gram` also for a method that has no use for it; the update is the same, bit for
+        bit. others: the further batches that the method draws in a step, `Need.batches` less 1; with them
+        `Step.gram` is of the first of them.
         """
         needs = self.weighting.needs
         if len(others) != needs.batches - 1:
@@ -214,57 +339,98 @@ class GradientEngine:
                 f"{method}: a step takes {needs.batches} independent batches, found {len(others) + 1}"
             )
         self._probing, self._gram = probe, None
+        parts = _parts(batch)
         present = [name for name in self.tasks if names is None or name in names]
         active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
         for part in self._methods:
             part.active = active
+        whole = self._whole(parts, present)
         reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
-        self._age += 1
-        if needs is Need.LOSSES:
-            losses, weights, penalty = self._weigh_losses(batch, present)
-            return self._seen(losses, self._spread(weights, 0.0), penalty)
-        rows = []
-        for other in others:
-            seen = self._cut(other, present)
-            if not seen.losses.isfinite().all():
-                return self._seen(seen.losses, None, seen.penalty)
-            rows.append(self._shared_rows([self._pull(seen, task) for task in range(len(present))]))
-            self._forget_heads()
-        cut = self._cut(batch, present)
-        if not cut.losses.isfinite().all():
-            return self._seen(cut.losses, None, cut.penalty)  # no solver can say more than the losses do
         if reuse:
-            numbers = [self._weights[name] for name in present]
-            own = [self._own[name] for name in present]
-            self._pull_once(cut, numbers, own)
+            step = self._reuse(parts, present, whole)
+        elif others:
+            step = self._weigh_cross(parts, present, whole, [_parts(other) for other in others])
+        elif needs is Need.LOSSES:
+            step = self._weigh_losses(parts, present, whole)
+        elif self.space == "parameters":
+            step = self._weigh_parameters(parts, present, whole)
+        elif needs is Need.GRAM:
+            step = self._weigh_features(parts, present, whole)
         else:
-            if rows:
-                if probe:
-                    self._gram = gram(rows[0])
-                numbers, own = self._solve(cross_gram(*rows), cut.losses)
-                self._pull_once(cut, numbers, own)
-            elif self.space == "features":
-                numbers, own = self._weigh_features(cut)
-            else:
-                numbers, own = self._weigh_parameters(cut)
-            self._weights = dict(zip(present, numbers, strict=False))
-            self._own = dict(zip(present, own, strict=True))
-        for name, number in zip(present, own, strict=True):
+            step = self._update_features(parts, present, whole)
+        self._age += not step.skipped
+        return step
+
+    def _reuse(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
+        """Follow the weights of an earlier step."""
+        weights, own = [self._weights[name] for name in names], [self._own[name] for name in names]
+        seen = [self._pull_weighted(part, names, whole, weights, own) for part in parts]
+        return self._follow(*self._totals(seen), names, weights, own)
+
+    def _pull_weighted(
+        self,
+        part: Batches,
+        names: list[str],
+        whole: _Whole | None,
+        weights: list[float],
+        own: list[float],
+        heads: bool = True,
+    ) -> _Forward:
+        """Add one part's weighted gradients to ``.grad``; those of heads as they are, or not at all."""
+        cut = self._cut(part, names, whole, heads=heads)
+        self._pull_once(cut, weights, own)
+        return _seen(cut)
+
+    def _step(
+        self, losses: Tensor, penalty: Tensor | None, weights: Sequence[float] = (), skipped: bool = False
+    ) -> Step:
+        """Return what the step saw."""
+        return Step(
+            self._spread(losses),
+            self._spread(torch.tensor(weights, dtype=torch.float64), 0.0) if len(weights) else None,
+            None if self._gram is None else self._spread(self._gram),
+            None if penalty is None else penalty.detach(),
+            skipped,
+        )
+
+    def _follow(
+        self,
+        losses: Tensor,
+        penalty: Tensor | None,
+        names: list[str],
+        weights: list[float],
+        own: list[float],
+        collected: bool = False,
+    ) -> Step:
+        """End a step: every ``.grad`` is filled, but heads have yet to be multiplied by ``own``."""
+        if not collected and not self._collect():
+            return self._step(losses, penalty, skipped=True)
+        for name, number in zip(names, own, strict=True):
             if number != 1:
                 _scale([p.grad for p in self.heads[name].parameters()], number)
-        if not numbers:
-            return self._seen(cut.losses, None, cut.penalty)
-        weights = self._spread(torch.tensor(numbers, dtype=torch.float64), 0.0)
-        return self._seen(cut.losses, weights, cut.penalty)
+        self._weights = dict(zip(names, weights, strict=False))
+        self._own = dict(zip(names, own, strict=True))
+        return self._step(losses, penalty, weights)
 
-    def _seen(self, losses: Tensor, weights: Tensor | None, penalty: Tensor | None) -> Step:
-        gram = None if self._gram is None else self._spread(self._gram)
-        return Step(self._spread(losses), weights, gram, None if penalty is None else penalty.detach())
+    def _collect(self, rows: Sequence[list[Tensor | None]] = ()) -> bool:
+        """Sum ``rows`` (gradients of the trunk) and every ``.grad`` over the ranks, and undo their scale.
 
-    def _forget_heads(self) -> None:
-        """Drop the gradients of the heads: they belong to a batch that only the statistic is taken from."""
-        for head in self.heads.values():
-            head.zero_grad(set_to_none=True)
+        Returns whether they are of use: False where a scaled gradient left the range of half precision.
+        """
+        if self.ranks.size == 1 and not self.precision.scaled:
+            return True
+        found = [*(g for row in rows for g in row), *(p.grad for p in self._parameters)]
+        found = self.ranks.sum_gradients(found, [*self._trunk * len(rows), *self._parameters])
+        gradients = iter(found)
+        for row in rows:
+            row[:] = [next(gradients) for _ in row]
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return not self.precision.scaled or self.precision.unscale(found)
+
+    def _moment(self, parts: Sequence[Batches]) -> Moment | None:
+        """Remember where the forward passes of several parts began; one part keeps its graph instead."""
+        return None if len(parts) == 1 else Moment([self.architecture, *self.heads.values()])
 
     def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
         """Place the values ``[A]`` or ``[A, A]`` of the active tasks among all tasks."""
@@ -273,16 +439,15 @@ class GradientEngine:
         spread[active if values.dim() == 1 else (active[:, None], active)] = values.detach().cpu().double()
         return spread
 
-    def _weigh_losses(self, batch: Batches, names: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        found, penalties = self._losses(batch, names, cut=None)
-        losses = torch.stack([found[name] for name in names])
-        penalty = torch.stack(penalties).sum() if penalties else None
-        if self._probing:
-            self._gram = self._probe(losses)
+    def _weigh_losses(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
+        moment = self._moment(parts)
+        with torch.set_grad_enabled(moment is None):
+            seen = [self._forward(part, names, whole) for part in parts]
+        losses, penalty = self._totals(seen)
         # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
         leaf = losses.detach().requires_grad_()
         if not leaf.isfinite().all():
-            return leaf.detach(), torch.zeros_like(leaf), penalty
+            return self._step(leaf, penalty)
         result = self._given(self.weighting(leaf), torch.Size([]), leaf.shape)
         if result.dim() == 0:
             torch.autograd.backward(result)
@@ -290,17 +455,25 @@ class GradientEngine:
         else:
             weights = result.detach().to(losses)
         weights = self._rescale(weights)
-        torch.autograd.backward([losses, *penalties], [weights, *[torch.ones_like(p) for p in penalties]])
-        return leaf.detach(), weights, penalty
+        rows: list[list[Tensor | None]] = []
+        if moment is not None:
+            moment.restore()
+        for number, part in enumerate(parts):
+            forward = seen[number] if moment is None else self._forward(part, names, whole)
+            if self._probing:
+                self._probe(forward.losses, rows)
+            self._backward([forward.losses], [weights * self.precision.scale], forward.penalty)
+        if not self._collect(rows):
+            return self._step(leaf, penalty, skipped=True)
+        if rows:
+            self._gram = gram([self._shared(row) for row in rows])
+        return self._step(leaf, penalty, weights.tolist())
 
-    def _probe(self, losses: Tensor) -> Tensor:
-        """Return the Gram matrix of the gradients of ``losses`` by the shared parameters, float64 [T, T]."""
-        shared = [p for p, keep in zip(self._trunk, self._is_shared, strict=True) if keep]
-        if not shared:
-            return gram([[]] * len(losses))
-        return gram(
-            [torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) for loss in losses]
-        )
+    def _probe(self, losses: Tensor, rows: list[list[Tensor | None]]) -> None:
+        """Add the trunk gradients of ``losses`` to ``rows``, one for each (none: there are none yet)."""
+        for task, loss in enumerate(losses * self.precision.scale):
+            found = torch.autograd.grad(loss, self._trunk, retain_graph=True, allow_unused=True)
+            _add(rows, task, list(found))
 
     def _ask(self, statistic: Tensor, losses: Tensor) -> tuple[Tensor, list[float]]:
         """Ask for weights, [T] or [K, T], and the weights of the heads."""
@@ -335,33 +508,34 @@ class GradientEngine:
             raise RunFailedError(f"--scale {self.scale}: the weights add up to {float(total.min()):g}")
         return weights * ((weights.shape[-1] if self.scale == "sum" else 1) / total)
 
-    def _shared_rows(self, trunk: Sequence[Gradient]) -> list[Gradient]:
-        return [[g for g, keep in zip(row, self._is_shared, strict=True) if keep] for row in trunk]
-
-    def _weigh_parameters(self, cut: _Cut) -> tuple[list[float], list[float]]:
-        trunk = [self._pull(cut, task) for task in range(len(cut.names))]
-        shared = self._shared_rows(trunk)
+    def _weigh_parameters(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
+        trunk: list[list[Tensor | None]] = []
+        losses, penalty = self._totals([self._pull_all(part, names, whole, trunk) for part in parts])
+        if not losses.isfinite().all():
+            return self._step(losses, penalty)  # no solver can say more than the losses do
+        if not self._collect(trunk):
+            return self._step(losses, penalty, skipped=True)
+        shared = [self._shared(row) for row in trunk]
         weights: list[float] = []
         if self.weighting.needs is Need.JACOBIAN:
-            everything = [p for p, is_shared in zip(self._trunk, self._is_shared, strict=True) if is_shared]
-            update: list[Tensor | None] = [*self._update(shared, cut.losses, everything)]
-            ones = torch.ones(len(cut.names))  # what a method is not asked for where nothing is shared
+            everything = self._shared(self._trunk)
+            if self._probing:
+                self._gram = gram(shared)
+            update: list[Tensor | None] = [*self._update(shared, losses, everything)]
+            ones = torch.ones(len(names))  # what a method is not asked for where nothing is shared
             own = self._own_weights(ones) if everything else ones.tolist()
         elif self.weighting.blocks == "model":
             self._gram = gram(shared)
-            weights, own = self._solve(self._gram, cut.losses)
+            weights, own = self._solve(self._gram, losses)
             update = combine(shared, weights)
         else:
-            weights, own, update = self._weigh_blocks(shared, cut.losses)
-        rest = combine(
-            [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk], own
-        )
-        self._assign(update, rest)
-        self._pull_penalty(cut)
-        return weights, own
+            weights, own, update = self._weigh_blocks(shared, losses)
+        rest = [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk]
+        self._assign(update, combine(rest, own))
+        return self._follow(losses, penalty, names, weights, own, collected=True)
 
     def _weigh_blocks(
-        self, shared: list[Gradient], losses: Tensor
+        self, shared: Sequence[Gradient], losses: Tensor
     ) -> tuple[list[float], list[float], list[Tensor | None]]:
         """Weigh each block of shared parameters by its own Gram matrix."""
         parts = [[[row[i] for i in block] for row in shared] for block in self._blocks]
@@ -376,16 +550,133 @@ class GradientEngine:
                 update[i] = gradient
         return weights.mean(0).tolist(), own, update
 
-    def _weigh_features(self, cut: _Cut) -> tuple[list[float], list[float]]:
-        if self.weighting.needs is Need.GRAM:
-            self._gram = gram(cut.cotangents)
-            weights, own = self._solve(self._gram, cut.losses)
+    def _pull_all(
+        self, part: Batches, names: list[str], whole: _Whole | None, trunk: list[list[Tensor | None]]
+    ) -> _Forward:
+        """Add every task's trunk gradients of one part to ``trunk``, and the rest to ``.grad``."""
+        cut = self._cut(part, names, whole)
+        for task in range(len(names)):
+            _add(trunk, task, self._pull(cut, task))
+        self._pull_penalty(cut)
+        return _seen(cut)
+
+    def _weigh_features(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
+        moment = self._moment(parts)
+        products = torch.zeros(len(names), len(names), dtype=torch.float64)
+        seen = []
+        for part in parts:
+            cut = self._cut(part, names, whole, trunk=moment is None)
+            products += gram(cut.cotangents)
+            seen.append(_seen(cut))
+        losses, penalty = self._totals(seen)
+        if not losses.isfinite().all():
+            return self._step(losses, penalty)
+        self.ranks.sum([products])
+        products /= self.precision.scale**2
+        if self.precision.scaled and not products.isfinite().all():
+            self.precision.overflowed()
+            return self._step(losses, penalty, skipped=True)
+        self._gram = products
+        weights, own = self._solve(products, losses)
+        if moment is None:
             self._pull_once(cut, weights, own)
-            return weights, own
-        self._backward(
-            cut.pyramids[0], self._update(cut.cotangents, cut.losses, cut.pyramids[0]), cut.penalty
-        )
-        return [], self._own_weights(torch.ones(len(cut.names)))
+        else:
+            moment.restore()
+            for part in parts:
+                self._pull_weighted(part, names, whole, weights, own, heads=False)
+        return self._follow(losses, penalty, names, weights, own)
+
+    def _weigh_cross(
+        self,
+        parts: Sequence[Batches],
+        names: list[str],
+        whole: _Whole | None,
+        others: Sequence[Sequence[Batches]],
+    ) -> Step:
+        """Weigh one batch by what the gradients of two others have in common."""
+        rows = []
+        for other in others:
+            trunk: list[list[Tensor | None]] = []
+            all_of_it = self._whole(other, names)
+            losses, penalty = self._totals([self._pull_all(part, names, all_of_it, trunk) for part in other])
+            if not losses.isfinite().all():
+                return self._step(losses, penalty)
+            for parameter in self._parameters:  # only the statistic is taken from this batch
+                parameter.grad = None
+            if not self._collect(trunk):
+                return self._step(losses, penalty, skipped=True)
+            rows.append([self._shared(row) for row in trunk])
+        if self._probing:
+            self._gram = gram(rows[0])
+        moment = self._moment(parts)
+        if moment is None:
+            cut = self._cut(parts[0], names, whole)
+            losses, penalty = self._totals([cut])
+        else:
+            with torch.no_grad():
+                losses, penalty = self._totals([self._forward(part, names, whole) for part in parts])
+        if not losses.isfinite().all():
+            return self._step(losses, penalty)
+        weights, own = self._solve(cross_gram(*rows), losses)
+        if moment is None:
+            self._pull_once(cut, weights, own)
+        else:
+            moment.restore()
+            for part in parts:
+                self._pull_weighted(part, names, whole, weights, own)
+        return self._follow(losses, penalty, names, weights, own)
+
+    def _update_features(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
+        """Ask a Jacobian method about the cotangents of all samples, in the order of the whole batch."""
+        moment = self._moment(parts)
+        cuts = [self._cut(part, names, whole, trunk=moment is None) for part in parts]
+        losses, penalty = self._totals([_seen(cut) for cut in cuts])
+        if not losses.isfinite().all():
+            return self._step(losses, penalty)
+        rows, targets, places = self._joined(cuts)
+        if self.precision.scaled and not all(
+            bool(level.isfinite().all()) for row in rows for level in row if level is not None
+        ):
+            self.precision.overflowed()
+            return self._step(losses, penalty, skipped=True)
+        if self._probing:
+            self._gram = gram(rows)
+        update = self._update(rows, losses, targets)
+        if moment is not None:
+            moment.restore()
+        for number, (part, place) in enumerate(zip(parts, places, strict=True)):
+            cut = cuts[number] if moment is None else self._cut(part, names, whole, heads=False)
+            seeds = [level[place] * self.precision.scale for level in update]
+            self._backward(cut.pyramids[0], seeds, cut.penalty)
+        return self._follow(losses, penalty, names, [], self._own_weights(torch.ones(len(names))))
+
+    def _joined(self, cuts: Sequence[_Cut]) -> tuple[list[list[Tensor | None]], list[Tensor], list[slice]]:
+        """Return the cotangents of all samples by task and level, their shapes, and each part's place there.
+
+        A batch is first cut into parts over time and each of these into the shares of the ranks.
+        """
+        levels = cuts[0].pyramids[0]
+        if len(cuts) == self.ranks.size == 1 and not self.precision.scaled:
+            return cuts[0].cotangents, list(levels), [slice(None)]
+        sizes = torch.tensor(self.ranks.gather([len(cut.pyramids[0][0]) for cut in cuts])).T
+        starts = (sizes.flatten().cumsum(0) - sizes.flatten()).view_as(sizes)[:, self.ranks.rank].tolist()
+        places = [slice(at, at + len(cut.pyramids[0][0])) for at, cut in zip(starts, cuts, strict=True)]
+        targets = [
+            level.new_zeros(int(sizes.sum()), *level.shape[1:], dtype=at_least_float32(level).dtype)
+            for level in levels
+        ]
+        rows: list[list[Tensor]] = [[target.clone() for target in targets] for _ in cuts[0].names]
+        for cut, place in zip(cuts, places, strict=True):
+            for row, cotangents in zip(rows, cut.cotangents, strict=True):
+                for level, cotangent in zip(row, cotangents, strict=True):
+                    if cotangent is not None:
+                        level[place] = cotangent / self.precision.scale
+        self.ranks.sum([level for row in rows for level in row])
+        return [[*row] for row in rows], targets, places
+
+    def _shared(self, row: Sequence[Any]) -> list[Any]:
+        """Keep what belongs to the shared parameters of the trunk."""
+        return [item for item, keep in zip(row, self._is_shared, strict=True) if keep]
 
     def _own_weights(self, weights: Tensor) -> list[float]:
         """Return what heads, and trunk parameters that serve one task, are multiplied by.
@@ -418,8 +709,6 @@ class GradientEngine:
             for row in jacobian
         ]
         flat = torch.stack(rows)
-        if self._probing:
-            self._gram = gram(jacobian)
         update = self._given(self.weighting(flat, losses), flat.shape[1:])
         pieces = torch.split(update.to(flat), [target.numel() for target in targets])
         return [piece.view(target.shape) for piece, target in zip(pieces, targets, strict=True)]
@@ -481,7 +770,10 @@ class GradientEngine:
         if shared:
             self._backward(levels, weighted, None, inputs=shared, retain_graph=cut.penalty is not None)
         for parameter, gradient in zip(own, rest, strict=True):
-            parameter.grad = _placed(parameter, gradient)
+            if gradient is not None and parameter.grad is not None:  # of an earlier part
+                parameter.grad.add_(gradient)
+            elif gradient is not None:
+                parameter.grad = _placed(parameter, gradient)
         self._pull_penalty(cut)
 
     def _backward(
@@ -493,18 +785,21 @@ class GradientEngine:
     ) -> None:
         roots, seeds = _live(levels, cotangents)
         if penalty is not None and penalty.requires_grad:
-            roots, seeds = [*roots, penalty], [*seeds, torch.ones_like(penalty)]
+            roots, seeds = [*roots, penalty], [*seeds, torch.full_like(penalty, self.precision.scale)]
         if roots:
             torch.autograd.backward(roots, seeds, **options)
 
     def _pull_penalty(self, cut: _Cut) -> None:
-        if cut.penalty is not None and cut.penalty.requires_grad:
-            torch.autograd.backward(cut.penalty)
+        self._backward([], [], cut.penalty)
 
     def _assign(self, shared: list[Tensor | None], own: list[Tensor | None]) -> None:
         shared_gradients, own_gradients = iter(shared), iter(own)
         for parameter, is_shared in zip(self._trunk, self._is_shared, strict=True):
-            parameter.grad = _placed(parameter, next(shared_gradients if is_shared else own_gradients))
+            gradient = _placed(parameter, next(shared_gradients if is_shared else own_gradients))
+            if parameter.grad is None:
+                parameter.grad = gradient
+            elif gradient is not None:  # beside the penalty's
+                parameter.grad.add_(gradient)
 
 
 def _blocks(
@@ -524,6 +819,28 @@ def _blocks(
         if block:
             found.append(block)
     return found
+
+
+def _parts(batch: Parts) -> Sequence[Batches]:
+    return [batch] if isinstance(batch, Batch | Mapping) else batch
+
+
+def _seen(cut: _Cut) -> _Forward:
+    """Return what is left to say of a part once it was pulled, without its graph."""
+    return _Forward(cut.losses, None if cut.penalty is None else cut.penalty.detach())
+
+
+def _add(rows: list[list[Tensor | None]], task: int, gradients: list[Tensor | None]) -> None:
+    """Add one part's gradients of a task to its row, in place; the first part's become the row."""
+    if task == len(rows):
+        rows.append(gradients)
+        return
+    for place, gradient in enumerate(gradients):
+        total = rows[task][place]
+        if total is None:
+            rows[task][place] = gradient
+        elif gradient is not None:
+            total.add_(gradient)
 
 
 def _live(levels: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
