@@ -72,6 +72,13 @@ class Architecture(nn.Module, ABC):
     def shape(self, task: str) -> PyramidShape:
         """Return the shape of the pyramid that the head of ``task`` receives."""
 
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Run before every training epoch, also before one that is resumed in its middle.
+
+        epoch: counted from 0. epochs: at most so many. For what follows a schedule, such as a temperature;
+        what eval mode gives must not depend on it.
+        """
+
     def shared_parameters(self) -> Iterable[nn.Parameter]:
         """Return what a gradient weighting acts on: by default all parameters.
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtlbench.contracts import Architecture, Features, Task
+from mtlbench.contracts import Architecture, Features, Reading, Task
 from mtlbench.errors import MtlbenchError
 from mtlbench.testing.parts import (
     TinyEncoder,
     build,
     nudge,
     probe,
-    require_gradients,
     through_checkpoint,
     tiny_tasks,
+    untrained,
 )
+
+_PASSES = 64
+"""An architecture may sample what it trains; within so many passes everything must have had its turn."""
 
 
 def check_architecture(cls: type[Architecture], **parameters: Any) -> None:
@@ -25,8 +29,9 @@ def check_architecture(cls: type[Architecture], **parameters: Any) -> None:
 
     With `TinyEncoder` and one to three tasks: features of the promised shape for the tasks asked for, the
     same whether or not others are asked for; `Features.shared` given exactly if `shares_features` says so;
-    every parameter is trained; a parameter left out of `shared_parameters` serves one task alone; eval mode
-    is deterministic, and a checkpoint restores it.
+    readings of the stated shapes; every parameter is trained (within 64 passes, since paths may be sampled);
+    a parameter left out of `shared_parameters` serves one task alone; eval mode is deterministic, and a
+    checkpoint restores it.
 
     A number of tasks that the constructor refuses with `MtlbenchError` is left out; it must accept some.
     """
@@ -50,7 +55,7 @@ def check_architecture(cls: type[Architecture], **parameters: Any) -> None:
         architecture.train()
         features = architecture(x)
         _check_features(architecture, features, x, [task.name for task in tasks])
-        _check_training(architecture, features)
+        _check_training(architecture, features, x)
         architecture.eval()
         with torch.no_grad():
             _check_evaluation(architecture, make(tasks), x)
@@ -82,12 +87,43 @@ def _check_features(architecture: Architecture, features: Features, x: Tensor, t
         assert features.penalty.ndim == 0, f"{name}: the penalty must be a scalar"
         assert features.penalty.isfinite(), f"{name}: the penalty is {features.penalty.item()}"
 
+    for reading in features.readings:
+        _check_reading(name, reading, x, architecture.task_names)
 
-def _check_training(architecture: Architecture, features: Features) -> None:
+
+def _check_reading(name: str, reading: Reading, x: Tensor, tasks: Sequence[str]) -> None:
+    values, where = reading.values, f"{name}: the {reading.kind} at {reading.place!r}"
+    assert reading.task is None or reading.task in tasks, f"{where} is of {reading.task!r}, no task of it"
+    assert values.isfinite().all(), f"{where} is not finite"
+    if reading.kind == "gate":
+        assert values.dim() == 2, f"{where} must be [B, E], found {list(values.shape)}"
+        assert len(values) == len(x), f"{where} must have one row a sample, found {len(values)}"
+        rows = values.sum(1)
+        assert torch.allclose(rows, torch.ones_like(rows), atol=1e-4), f"{where}: its rows do not sum to 1"
+    elif reading.kind == "attention":
+        assert values.dim() == 4, f"{where} must be [B, C, H, W], found {list(values.shape)}"
+        assert values.min() >= 0, f"{where} must be in 0..1"
+        assert values.max() <= 1, f"{where} must be in 0..1"
+    else:
+        assert values.dim() in (2, 3), f"{where} must be [T, T] or [C, T, T], found {list(values.shape)}"
+        assert values.shape[-1] == values.shape[-2], f"{where} must be square"
+    named = reading.names and reading.kind != "attention"
+    assert not named or len(reading.names) == values.shape[-1], f"{where}: its names do not fit its columns"
+
+
+def _check_training(architecture: Architecture, features: Features, x: Tensor) -> None:
     name = type(architecture).__name__
     values = {task: probe(list(pyramid)) for task, pyramid in features.pyramids.items()}
     terms = list(values.values()) + ([] if features.penalty is None else [features.penalty])
-    require_gradients(name, architecture, torch.stack(terms).sum())
+    missing = untrained(name, architecture, torch.stack(terms).sum())
+    for _ in range(_PASSES - 1):
+        if not missing:
+            break
+        again = [probe(list(pyramid)) for pyramid in architecture(x).pyramids.values()]
+        still = untrained(name, architecture, torch.stack(again).sum())
+        missing = {key: reason for key, reason in missing.items() if key in still}
+    for reason in missing.values():
+        raise AssertionError(f"{name}: {reason}")
     own = {id(parameter) for parameter in architecture.parameters()}
     shared = [id(parameter) for parameter in architecture.shared_parameters()]
     assert len(set(shared)) == len(shared), f"{name}: shared_parameters names a parameter twice"

@@ -92,13 +92,27 @@ def probe(features: list[Tensor], seed: int = 2) -> Tensor:
     return torch.stack([(f * torch.randn(f.shape, generator=generator)).sum() for f in features]).sum()
 
 
-def require_gradients(owner: str, module: nn.Module, value: Tensor) -> None:
-    """Assert that ``value`` has a finite gradient, not zero, in every trainable parameter of ``module``."""
+def untrained(owner: str, module: nn.Module, value: Tensor) -> dict[str, str]:
+    """Return the trainable parameters of ``module`` that ``value`` does not train, each with what is wrong.
+
+    Asserts that no gradient is infinite or NaN.
+    """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     gradients: Sequence[Tensor | None] = [None] * len(named)
     if named and value.requires_grad:
         gradients = torch.autograd.grad(value, [p for _, p in named], allow_unused=True, retain_graph=True)
+    found = {}
     for (name, _), gradient in zip(named, gradients, strict=True):
-        assert gradient is not None, f"{owner}: parameter {name} has no influence on what is returned"
+        if gradient is None:
+            found[name] = f"parameter {name} has no influence on what is returned"
+            continue
         assert gradient.isfinite().all(), f"{owner}: the gradient of {name} is not finite"
-        assert gradient.any(), f"{owner}: the gradient of {name} is zero: it would never be trained"
+        if not gradient.any():
+            found[name] = f"the gradient of {name} is zero: it would never be trained"
+    return found
+
+
+def require_gradients(owner: str, module: nn.Module, value: Tensor) -> None:
+    """Assert that ``value`` has a finite gradient, not zero, in every trainable parameter of ``module``."""
+    for reason in untrained(owner, module, value).values():
+        raise AssertionError(f"{owner}: {reason}")

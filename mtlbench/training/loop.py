@@ -221,6 +221,7 @@ class _Loop:
             group["lr"] = rate
         self.model.train()
         self.weighting.train()
+        self.model.architecture.start_epoch(progress.epoch, self.run.protocol["epochs"])
         for batches in self.loader.epoch(progress.epoch, progress.step):
             if self.stopped():
                 raise Interrupted("stopped")
