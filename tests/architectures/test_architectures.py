@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -13,8 +14,16 @@ from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Map, Task,
 from mtlbench.errors import MtlbenchError
 from mtlbench.heads import build_head
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
+from mtlbench_zoo.architectures._parts import mix_levels, run
+from mtlbench_zoo.architectures.cgc import CGC
+from mtlbench_zoo.architectures.cross_stitch import CrossStitch
+from mtlbench_zoo.architectures.dselect_k import DSelectK
 from mtlbench_zoo.architectures.hps import HardParameterSharing
-from mtlbench_zoo.architectures.mmoe import MMoE, _mix
+from mtlbench_zoo.architectures.ltb import LTB
+from mtlbench_zoo.architectures.mmoe import MMoE, _Common
+from mtlbench_zoo.architectures.mtan import MTAN
+from mtlbench_zoo.architectures.nddr import NDDR
+from mtlbench_zoo.architectures.ple import PLE
 from mtlbench_zoo.architectures.stl import SingleTask
 from mtlbench_zoo.encoders.conv import Conv
 from mtlbench_zoo.encoders.unet import UNet
@@ -24,17 +33,44 @@ TASKS = (
     Task("classification", Vector(2), CrossEntropy(), ()),
     Task("bbox", Vector(4), L1(), ()),
     Task("type.depth", Map(1), L1(), ()),  # a name that no module could have
+    *(Task(f"attribute {number}", Vector(1), BinaryCrossEntropy(), ()) for number in range(6)),
 )
 Make = Callable[[EncoderFactory, Sequence[Task]], Architecture]
 MAKES: dict[str, Make] = {
     "stl": SingleTask,
     "hps": HardParameterSharing,
     "mmoe": MMoE,
-    "mmoe-2": lambda encoder, tasks: MMoE(encoder, tasks, experts=2),
-    "mmoe-context": lambda encoder, tasks: MMoE(encoder, tasks, gate="context"),
+    "mmoe-2": partial(MMoE, experts=2),
+    "mmoe-context": partial(MMoE, gate="context"),
+    "mmoe-early": partial(MMoE, share_at=[1, "stage2"]),
+    "mmoe-every-stage": partial(MMoE, share_at=[1, 2, "last"]),
+    "mmoe-per-task": partial(MMoE, experts="per-task", share_at=[2, "last"]),
+    "mmoe-per-task-early": partial(MMoE, experts="per-task", share_at=[1]),
+    "cross-stitch": CrossStitch,
+    "cross-stitch-per-channel": partial(CrossStitch, per_channel=True),
+    "nddr": NDDR,
+    "mtan": MTAN,
+    "mtan-decoder": partial(MTAN, decoder=True),
+    "cgc": CGC,
+    "cgc-2": partial(CGC, task_experts=2, gate="context"),
+    "ple": PLE,
+    "ple-3": partial(PLE, levels=3, shared_experts=2),
+    "dselect-k": DSelectK,
+    "dselect-k-static": partial(DSelectK, experts=3, gating="static"),
+    "ltb": LTB,
 }
+ONE_TASK_REFUSED = ("mmoe-per-task", "mmoe-per-task-early")
 every_architecture = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
 every_count = pytest.mark.parametrize("count", [1, 2, 3, 4])
+every_pair = pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        pytest.param(make, count, id=f"{name}-{count}")
+        for name, make in MAKES.items()
+        for count in (1, 2, 3, 4, 10)
+        if count > 1 or name not in ONE_TASK_REFUSED
+    ],
+)
 
 
 def unet(task: str | None = None) -> Encoder:
@@ -58,8 +94,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@every_architecture
-@every_count
+@every_pair
 def test_pyramids_have_the_stated_shape(make: Make, count: int) -> None:
     architecture = build(make, count)
     features = architecture(images())
@@ -69,23 +104,28 @@ def test_pyramids_have_the_stated_shape(make: Make, count: int) -> None:
         for stage, channels, stride in zip(pyramid, shape.channels, shape.strides, strict=True):
             assert stage.shape == (3, channels, 16 // stride, 24 // stride)
     assert (features.shared is not None) == architecture.shares_features
-    assert features.penalty is None
+    assert (features.penalty is not None) == isinstance(architecture, DSelectK)
 
 
-@every_architecture
-@every_count
+@every_pair
 def test_every_parameter_is_trained_from_the_first_step(make: Make, count: int) -> None:
+    """By heads, which need not read all stages. Only ltb, which samples its branches, needs some steps."""
     architecture = build(make, count, conv if count % 2 else unet)
-    features = architecture(images())
-    total = torch.zeros(())
-    for task in TASKS[:count]:
-        head = build_head(task.output, architecture.shape(task.name))
-        output = head(features.pyramids[task.name], (16, 24))
-        total = total + (output * torch.randn_like(output)).sum()
     named = dict(architecture.named_parameters())
     assert all(p.requires_grad for p in named.values())
-    gradients = torch.autograd.grad(total, list(named.values()))
-    assert [name for name, g in zip(named, gradients, strict=True) if not g.abs().max() > 1e-8] == []
+    heads = [build_head(task.output, architecture.shape(task.name)) for task in TASKS[:count]]
+    untrained = set(named)
+    for _ in range(200 if isinstance(architecture, LTB) else 1):
+        features = architecture(images())
+        total = torch.zeros(())
+        for task, head in zip(TASKS, heads, strict=False):
+            output = head(features.pyramids[task.name], (16, 24))
+            total = total + (output * torch.randn_like(output)).sum()
+        gradients = torch.autograd.grad(total, list(named.values()))
+        untrained -= {name for name, g in zip(named, gradients, strict=True) if g.abs().max() > 1e-8}
+        if not untrained:
+            break
+    assert not untrained
 
 
 @every_architecture
@@ -120,7 +160,7 @@ def test_eval_is_deterministic_and_survives_a_round_trip(make: Make) -> None:
 @every_architecture
 def test_shared_parameters_are_those_that_serve_several_tasks(make: Make) -> None:
     """Taken from the graph: a parameter is shared where more than one task reaches it."""
-    architecture = build(make)
+    architecture = build(make, 4)
     pyramids = architecture(images()).pyramids
     named = dict(architecture.named_parameters())
     reached = dict.fromkeys(named, 0)
@@ -133,6 +173,7 @@ def test_shared_parameters_are_those_that_serve_several_tasks(make: Make) -> Non
     shared = {id(p) for p in architecture.shared_parameters()}
     assert {name for name, p in named.items() if id(p) in shared} == {n for n, k in reached.items() if k > 1}
     assert min(reached.values()) == 1 or isinstance(architecture, HardParameterSharing)
+    assert len(shared) == len(list(architecture.shared_parameters()))
 
 
 @every_architecture
@@ -174,19 +215,20 @@ def test_mmoe_is_its_formula(gate: str) -> None:
     torch.manual_seed(0)
     architecture = MMoE(unet, TASKS[:3], gate="context" if gate == "context" else "softmax").eval()
     x = images()
-    pyramids, weights = architecture(x).pyramids, architecture.gates(x)
-    experts = [expert(x) for expert in architecture.experts]
+    features = architecture(x)
+    weights = {reading.task: reading.values for reading in features.readings}
+    assert isinstance(architecture.layer, _Common)
+    experts = [run(stages, x) for stages in architecture.layer.before.experts]
     pooled = torch.cat([pyramid[-1].mean((2, 3)) for pyramid in experts], 1)
     for index, task in enumerate(TASKS[:3]):
-        layer = architecture.task_gates[index]
+        layer = architecture.layer.gates[index]
         seen = pooled
         if gate == "context":
             assert isinstance(layer.context, nn.Linear)
             seen = pooled / (1 + torch.exp(-(pooled @ layer.context.weight.T + layer.context.bias)))
-        assert isinstance(layer.linear, nn.Linear)
         expected = torch.softmax(seen @ layer.linear.weight.T + layer.linear.bias, 1)
         torch.testing.assert_close(weights[task.name], expected)
-        for level, stage in enumerate(pyramids[task.name]):
+        for level, stage in enumerate(features.pyramids[task.name]):
             stacked = torch.stack([expert[level] for expert in experts], 1)
             torch.testing.assert_close(stage, torch.einsum("be,bechw->bchw", expected, stacked))
 
@@ -195,7 +237,7 @@ def test_mmoe_gates_start_almost_uniform_and_differ() -> None:
     for gate in ("softmax", "context"):
         torch.manual_seed(0)
         architecture = MMoE(unet, TASKS[:3], gate="context" if gate == "context" else "softmax")
-        weights = architecture.gates(images(8))
+        weights = {reading.task: reading.values for reading in architecture(images(8)).readings}
         assert list(weights) == list(architecture.task_names)
         for weight in weights.values():
             assert weight.shape == (8, 3)
@@ -210,10 +252,10 @@ def test_mmoe_mixing_has_exact_gradients() -> None:
     stages = [torch.randn(s, generator=g, dtype=torch.float64, requires_grad=True) for s in shapes * 3]
     weight = torch.rand(2, 3, generator=g, dtype=torch.float64, requires_grad=True)
 
-    def mix(weight: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        return _mix([flat[i : i + 2] for i in (0, 2, 4)], weight)
+    def mixed(weight: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        return mix_levels([flat[i : i + 2] for i in (0, 2, 4)], weight)
 
-    assert torch.autograd.gradcheck(mix, (weight, *stages))
+    assert torch.autograd.gradcheck(mixed, (weight, *stages))
 
 
 def test_mmoe_with_one_expert_is_refused() -> None:

@@ -76,35 +76,6 @@ def test_every_parameter_is_trained_in_every_setting(
 ) -> None:
     """Here hps stands for all architectures, and one weighting of each need for all weightings."""
     tried = 0
-<<<<<<< HEAD
-    for arch, weight in pairs:
-        count = len(setting.get("tasks", (1, 2, 3)))
-        spec = f"fixed[weights={[1, 0.5, 2][:count]}]" if weight == "fixed" else weight
-        try:
-            made = experiment(arch=arch, weight=spec, **setting)
-        except MtlbenchError as refusal:
-            if "--grad features" not in str(refusal):
-                raise
-            continue
-        tried += 1
-        model, weighting = build(made.run, made.dataset)
-        tasks = [task for task in made.dataset.tasks if task.name in made.run.tasks]
-        engine = GradientEngine(
-            model.architecture,
-            dict(model.heads.items()),
-            tasks,
-            weighting,
-            made.run.grad,
-            made.dataset.per_task,
-        )
-        batch = first_batch(made.dataset)
-        engine.step(batch, others=[batch] * (weighting.needs.batches - 1))
-        for part in (model, weighting):
-            for name, parameter in part.named_parameters():
-                assert parameter.grad is not None, f"{arch}+{weight}: {name} has no gradient"
-                assert parameter.grad.abs().sum() > 0, f"{arch}+{weight}: the gradient of {name} is zero"
-                assert parameter.grad.stride() == parameter.stride(), f"{arch}+{weight}: {name}"
-=======
     for arch in ARCHITECTURES:
         for weight in weightings(registry, len(setting.get("tasks", (1, 2, 3)))):
             if arch != "hps" and weight not in REPRESENTATIVES:
@@ -120,7 +91,6 @@ def test_every_parameter_is_trained_in_every_setting(
             engine = build_engine(made.run, made.dataset, model, weighting)
             untrained = step_until_trained(engine, model, weighting, first_batch(made.dataset))
             assert not untrained, f"{arch}+{weight}: no gradient, or zero, in {', '.join(untrained)}"
->>>>>>> 8051e50 (Architectures cross-stitch, nddr, mtan, cgc, ple, dselect-k, ltb; mmoe with sharing points and experts by task)
     assert tried >= 2
 
 
@@ -151,7 +121,7 @@ def step_until_trained(
     untrained = set(named)
     for _ in range(40 if isinstance(engine.architecture, LTB) else 1):
         model.zero_grad()
-        engine.step(batch)
+        engine.step(batch, others=[batch] * (engine.weighting.needs.batches - 1))
         for name, parameter in named.items():
             if parameter.grad is not None and parameter.grad.any():
                 assert parameter.grad.stride() == parameter.stride(), name
