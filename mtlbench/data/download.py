@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tarfile
 import time
@@ -29,12 +30,14 @@ class ResumingDownloader:
 
     What has arrived lies in ``part``, which survives a broken connection, Ctrl-C and kill -9. A server
     that knows no ranges sends the file from the start. ``attempts`` counts tries without a single new byte.
+    ``begins``: the first digits of the file's SHA-256, for pooch knows whole checksums only.
     """
 
-    def __init__(self, part: Path, attempts: int = 3, wait: float = 1.0) -> None:
+    def __init__(self, part: Path, attempts: int = 3, wait: float = 1.0, begins: str = "") -> None:
         self.part = part
         self.attempts = attempts
         self.wait = wait
+        self.begins = begins
 
     def __call__(self, url: str, output_file: str, pup: Any, check_only: bool = False) -> bool | None:
         """Download ``url`` to ``output_file``, as pooch asks."""
@@ -47,6 +50,8 @@ class ResumingDownloader:
             try:
                 if self._continue(url):
                     self.part.replace(output_file)
+                    if not _digest(Path(output_file)).startswith(self.begins):
+                        raise ValueError(url)
                     return None
             except (OSError, HTTPException) as error:
                 if isinstance(error, urllib.error.HTTPError) and error.code < 500:
@@ -93,21 +98,35 @@ class ResumingDownloader:
         return True
 
 
-def download(urls: Sequence[str], checksum: str, folder: Path, wait: float = 1.0) -> Path:
+def download(
+    urls: Sequence[str],
+    checksum: str,
+    folder: Path,
+    wait: float = 1.0,
+    otherwise: str = "name a folder that has the data with --source DIR",
+) -> Path:
     """Return the file in ``folder`` that one of ``urls`` (mirrors) gives and ``checksum`` confirms.
 
-    checksum: such as ``"md5:..."``. Nothing is downloaded where the right file is there already. Raises
-    `MtlbenchError` with one line when offline, refused, broken off, changed or out of disk space.
+    checksum: such as ``"md5:..."``; of a sha256 the first digits will do. Nothing is downloaded where the
+    right file is there already. otherwise: what else the user may do. Raises `MtlbenchError` with one line
+    when offline, refused, broken off, changed or out of disk space.
     """
     name = urls[0].rsplit("/", 1)[-1]
     with translated(f"cannot write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel(logging.ERROR)
+    kind, _, digits = checksum.partition(":")
+    begins = digits if kind == "sha256" and len(digits) < 64 else ""
+    if begins and (held := folder / name).is_file():
+        if _digest(held).startswith(begins):
+            return held
+        held.unlink()
     failures = []
     for url in urls:
-        downloader = ResumingDownloader(folder / f"{name}.part", wait=wait)
+        downloader = ResumingDownloader(folder / f"{name}.part", wait=wait, begins=begins)
+        known = None if begins else checksum
         try:
-            return Path(pooch.retrieve(url, checksum, fname=name, path=folder, downloader=downloader))
+            return Path(pooch.retrieve(url, known, fname=name, path=folder, downloader=downloader))
         except urllib.error.HTTPError as error:
             failures.append(f"{url} answered {error.code} {error.reason}")
         except urllib.error.URLError as error:
@@ -121,8 +140,13 @@ def download(urls: Sequence[str], checksum: str, folder: Path, wait: float = 1.0
             failures.append(f"{url.split('/')[2]}: {error.strerror or error}")
     raise MtlbenchError(
         f"cannot download {name}: {'; '.join(failures)}. Check the connection and run the same command again "
-        "(it goes on where it stopped), or name a folder that has the data with --source DIR"
+        f"(it goes on where it stopped), or {otherwise}"
     )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -8,14 +8,18 @@ from typing import Any
 
 from mtlbench.contracts import Map, Output, PyramidShape, Vector
 from mtlbench.errors import MtlbenchError, did_you_mean
+from mtlbench.heads.aspp import ASPPHead
 from mtlbench.heads.fcn import FCNHead
 from mtlbench.heads.head import Head
+from mtlbench.heads.segnet import SegNetHead
 from mtlbench.heads.unet import UNetHead
 from mtlbench.heads.vector import VectorHead
 from mtlbench.spec import Spec, bind, changed, format_spec, parameters
 
 HEADS: dict[str, type[Head]] = {
+    "aspp": ASPPHead,
     "fcn": FCNHead,
+    "segnet": SegNetHead,
     "unet": UNetHead,
     "vector": VectorHead,
 }

@@ -7,19 +7,35 @@ from torch import Tensor, nn
 
 from mtlbench.errors import MtlbenchError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
 
 class Entry(nn.Module):
     """Passes images on and refuses what the encoder could not read; it has no parameters.
 
     stride: the total stride of the encoder; images must be at least as large, or nothing is left of them.
+    normalize: whether images in 0..1 are brought to ImageNet's mean and standard deviation, as encoders
+    that were trained there expect.
     """
 
-    def __init__(self, name: str, in_channels: int, stride: int) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, name: str, in_channels: int, stride: int, normalize: bool = False) -> None:
         super().__init__()
+        if normalize and in_channels != 3:
+            raise MtlbenchError(
+                f"encoder {name!r}: normalize and weights are for images of 3 channels, found {in_channels}"
+            )
         self.name, self.in_channels, self.stride = name, in_channels, stride
+        self.normalize = normalize
+        if normalize:
+            for key, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
+                self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` as it is, ``[B, in_channels, H, W]``."""
+        """Return ``x`` ``[B, in_channels, H, W]``, normalised or as it is."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise MtlbenchError(
                 f"encoder {self.name!r} reads images [B, {self.in_channels}, H, W], found {tuple(x.shape)}"
@@ -29,7 +45,7 @@ class Entry(nn.Module):
                 f"encoder {self.name!r} needs images of at least {self.stride} x {self.stride} pixels (its "
                 f"total stride), found {x.shape[2]} x {x.shape[3]}; use larger images or a shallower encoder"
             )
-        return x
+        return (x - self.mean) / self.deviation if self.normalize else x
 
 
 class ChannelsLast(nn.Module):

@@ -2,64 +2,185 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtlbench.contracts import Encoder, PyramidShape
+from mtlbench.contracts import PyramidShape
+from mtlbench.errors import MtlbenchError
 from mtlbench_zoo.encoders._entry import Entry
+from mtlbench_zoo.encoders._weights import Pretrained
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a strided 1x1 convolution where the shape changes.
+class Block(nn.Module, ABC):
+    """A residual block: convolutions and a shortcut, which is a 1x1 convolution where shapes change.
 
-    The names of the layers are torchvision's.
+    The names of its layers are torchvision's. dilations: of the convolution that may stride, and of those
+    after it.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    expansion: ClassVar[int]
+
+    def __init__(self, inputs: int, width: int, stride: int, dilations: tuple[int, int]) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        outputs = width * self.expansion
+        for number, convolution in enumerate(self._convolutions(inputs, width, stride, dilations), start=1):
+            self.add_module(f"conv{number}", convolution)
+            self.add_module(f"bn{number}", nn.BatchNorm2d(convolution.out_channels))
+        self.count = number
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
             )
 
+    @staticmethod
+    @abstractmethod
+    def _convolutions(inputs: int, width: int, stride: int, dilations: tuple[int, int]) -> list[nn.Conv2d]:
+        """Return what lies between the norms, in order."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, outputs, H/stride, W/stride]``."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        return functional.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+        for number in range(1, self.count + 1):
+            x = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
+            x = functional.relu(x if number < self.count else x + shortcut, inplace=True)
+        return x
 
 
-class ResNet18(Encoder):
-    """ResNet-18: a stem and four groups of two basic blocks, at strides 2, 4, 8, 16 and 32.
+class BasicBlock(Block):
+    """Two 3x3 convolutions."""
 
-    Source: He, Zhang, Ren & Sun, CVPR 2016, arXiv:1512.03385, table 1, without the classifier: 11,176,512
-    parameters for RGB. Stages hold torchvision's ``conv1 bn1``, ``layer1`` .. ``layer4`` under these names.
-    """
+    expansion = 1
 
-    def __init__(self, in_channels: int) -> None:
+    @staticmethod
+    def _convolutions(inputs: int, width: int, stride: int, dilations: tuple[int, int]) -> list[nn.Conv2d]:
+        return [_three(inputs, width, stride, dilations[0]), _three(width, width, 1, dilations[1])]
+
+
+class Bottleneck(Block):
+    """A 1x1 convolution, a 3x3 one that may stride, and a 1x1 one to four times the channels."""
+
+    expansion = 4
+
+    @staticmethod
+    def _convolutions(inputs: int, width: int, stride: int, dilations: tuple[int, int]) -> list[nn.Conv2d]:
+        return [
+            nn.Conv2d(inputs, width, 1, bias=False),
+            _three(width, width, stride, dilations[0]),
+            nn.Conv2d(width, 4 * width, 1, bias=False),
+        ]
+
+
+class ResNet(Pretrained):
+    """A stem and four groups of residual blocks: torchvision's ``conv1 bn1``, ``layer1`` .. ``layer4``."""
+
+    block: ClassVar[type[Block]]
+    blocks: ClassVar[tuple[int, int, int, int]]
+    file: ClassVar[str]
+
+    def __init__(
+        self,
+        in_channels: int,
+        dilated: bool = False,
+        stride: Literal[8, 16, 32] | None = None,
+        weights: str | None = None,
+        normalize: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.shape = PyramidShape((64, 64, 128, 256, 512), (2, 4, 8, 16, 32))
+        total = (8 if dilated else 32) if stride is None else stride
+        if dilated != (total < 32):
+            rule = "8 or 16" if dilated else "32; smaller ones need dilated=true"
+            where = f"encoder '{self.called}' with dilated={str(dilated).lower()}"
+            raise MtlbenchError(f"{where}: stride must be {rule}, found {total}")
+        strides = tuple(min(s, total) for s in (2, 4, 8, 16, 32))
+        widths = [n * self.block.expansion for n in (64, 128, 256, 512)]
+        self.shape = PyramidShape((64, *widths), strides, "aspp" if dilated else "fcn")
+        if normalize is None:
+            normalize = weights is not None
         stem = OrderedDict[str, nn.Module](
-            entry=Entry("resnet18", in_channels, 32),
+            entry=Entry(self.called, in_channels, total, normalize),
             conv1=nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False),
             bn1=nn.BatchNorm2d(64),
             relu=nn.ReLU(inplace=True),
         )
-        first = OrderedDict[str, nn.Module](
-            maxpool=nn.MaxPool2d(3, stride=2, padding=1), layer1=_layer(64, 64, 1)
-        )
-        later = [
-            OrderedDict[str, nn.Module]({f"layer{i}": _layer(16 * 2**i, 32 * 2**i, 2)}) for i in (2, 3, 4)
-        ]
-        self.stages = nn.ModuleList(nn.Sequential(parts) for parts in (stem, first, *later))
+        stages = [stem]
+        inputs, before = 64, 4
+        for number, count in enumerate(self.blocks, start=1):
+            after = strides[number]
+            # Where a stride is left out, what comes after it is spread instead, so that it sees the same.
+            dilations = (max(2 ** (number + 1) // after // 2, 1), 2 ** (number + 1) // after)
+            pool = {"maxpool": nn.MaxPool2d(3, stride=2, padding=1)} if number == 1 else {}
+            width = 32 * 2**number
+            layer = [self.block(inputs, width, after // before, dilations)]
+            inputs, before = width * self.block.expansion, after
+            layer += [self.block(inputs, width, 1, (dilations[1],) * 2) for _ in range(count - 1)]
+            stages.append(OrderedDict[str, nn.Module](**pool, **{f"layer{number}": nn.Sequential(*layer)}))
+        self.stages = nn.ModuleList(nn.Sequential(parts) for parts in stages)
+        self.load({"weights": weights})
+
+    @classmethod
+    def published(cls, parameters: Mapping[str, Any]) -> str:
+        """Return the name of torchvision's file."""
+        return cls.file
 
 
-def _layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
+class ResNet18(ResNet):
+    """ResNet-18: a stem and four groups of two basic blocks, at strides 2, 4, 8, 16 and 32.
+
+    dilated: leave out the last strides and dilate the convolutions after them instead. stride: the stride of
+    the whole, 8 (default) or 16 with dilated=true, else 32. weights: "imagenet" for torchvision's checkpoint,
+    or the path of a .pth or .safetensors file with its keys. normalize: whether images are brought to
+    ImageNet's mean and deviation; none: exactly when weights are given.
+    Source: He, Zhang, Ren & Sun, CVPR 2016, arXiv:1512.03385, table 1, without the classifier: 11,176,512
+    parameters for RGB. Stages hold torchvision's ``conv1 bn1``, ``layer1`` .. ``layer4`` under these names.
+    """
+
+    called, file = "resnet18", "resnet18-f37072fd.pth"
+    block, blocks = BasicBlock, (2, 2, 2, 2)
+
+
+class ResNet34(ResNet):
+    """ResNet-34: a stem and groups of 3, 4, 6 and 3 basic blocks, at strides 2, 4, 8, 16 and 32.
+
+    dilated, stride, weights, normalize: as for resnet18.
+    Source: He, Zhang, Ren & Sun, CVPR 2016, arXiv:1512.03385, table 1, without the classifier: 21,284,672
+    parameters for RGB.
+    """
+
+    called, file = "resnet34", "resnet34-b627a593.pth"
+    block, blocks = BasicBlock, (3, 4, 6, 3)
+
+
+class ResNet50(ResNet):
+    """ResNet-50: a stem and groups of 3, 4, 6 and 3 bottleneck blocks, at strides 2, 4, 8, 16 and 32.
+
+    With ``dilated=true`` and the head ``aspp`` it is the usual network of dense prediction.
+
+    dilated, stride, weights, normalize: as for resnet18.
+    Source: He, Zhang, Ren & Sun, CVPR 2016, arXiv:1512.03385, table 1, without the classifier: 23,508,032
+    parameters for RGB. Deviation, as in torchvision: a block strides in its 3x3 convolution, not before.
+    """
+
+    called, file = "resnet50", "resnet50-0676ba61.pth"
+    block, blocks = Bottleneck, (3, 4, 6, 3)
+
+
+class ResNet101(ResNet):
+    """ResNet-101: a stem and groups of 3, 4, 23 and 3 bottleneck blocks, at strides 2, 4, 8, 16 and 32.
+
+    dilated, stride, weights, normalize: as for resnet18.
+    Source: He, Zhang, Ren & Sun, CVPR 2016, arXiv:1512.03385, table 1, without the classifier: 42,500,160
+    parameters for RGB. Deviation, as in torchvision: a block strides in its 3x3 convolution, not before.
+    """
+
+    called, file = "resnet101", "resnet101-63fe2227.pth"
+    block, blocks = Bottleneck, (3, 4, 23, 3)
+
+
+def _three(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
