@@ -14,8 +14,9 @@ def check_encoder(cls: type[Encoder], **parameters: Any) -> None:
     """Assert that an encoder with these parameters keeps the contract.
 
     For one and three input channels and two input sizes (multiples of its coarsest stride, one of them not
-    square): every stage gives the channels and the stride that `shape` says. Every parameter is trained,
-    eval mode is deterministic, and a checkpoint restores it.
+    square): every stage gives the channels and the stride that `shape` says; an encoder of tables gives
+    ``[B, channels, 1, 1]``. Every parameter is trained, eval mode is deterministic, and a checkpoint restores
+    it.
     """
     name = cls.__name__
     assert cls.__doc__, f"{name}: it has no docstring to say what it is and where it comes from"
@@ -24,9 +25,10 @@ def check_encoder(cls: type[Encoder], **parameters: Any) -> None:
         encoder = build(cls, {"in_channels": in_channels}, parameters)
         _check_description(name, encoder)
         coarsest = max(encoder.shape.strides)
-        for height, width in ((2 * coarsest, 2 * coarsest), (2 * coarsest, 3 * coarsest)):
-            x = torch.rand(2, in_channels, height, width)
-            _check_pyramid(name, encoder, encoder(x), (2, height, width))
+        tables = encoder.inputs == "tables"
+        for size in [()] if tables else [(2 * coarsest, 2 * coarsest), (2 * coarsest, 3 * coarsest)]:
+            x = torch.rand(3, in_channels, *size)
+            _check_pyramid(name, encoder, encoder(x), (3, *(size or (1, 1))))
     nudge(encoder)
     encoder.train()
     require_gradients(name, encoder, probe(list(encoder(x))))

@@ -91,7 +91,7 @@ def _convolutions(batch_norm: bool) -> list[int]:
 
 
 def _basic_stages(entry: Entry) -> nn.ModuleList:
-    stages = []
+    stages: list[nn.Module] = []
     for inputs, outputs in pairwise((entry.in_channels, *(64,) * 5)):
         start: list[nn.Module] = [nn.MaxPool2d(2)] if stages else [entry]
         convolution = nn.Conv2d(inputs, outputs, 7, padding=3, bias=False)

@@ -58,7 +58,7 @@ class VGG16(Pretrained):
 
 def vgg_stages(entry: Entry, batch_norm: bool) -> nn.ModuleList:
     """Return the stages, whose layers are numbered as in torchvision's ``features``."""
-    stages = []
+    stages: list[nn.Module] = []
     inputs, number = entry.in_channels, 0
     for count, outputs in zip(CONVOLUTIONS, CHANNELS, strict=True):
         parts: OrderedDict[str, nn.Module] = OrderedDict()
