@@ -14,9 +14,10 @@ from mtlbench.errors import MtlbenchError
 from mtlbench.heads import build_head
 from mtlbench.testing import check_encoder
 from mtlbench_zoo.encoders._entry import ChannelsLast
+from mtlbench_zoo.encoders._resnet import ResNet
 from mtlbench_zoo.encoders.conv import Conv
 from mtlbench_zoo.encoders.mlp import MLP
-from mtlbench_zoo.encoders.resnet import ResNet, ResNet18, ResNet34, ResNet50, ResNet101
+from mtlbench_zoo.encoders.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from mtlbench_zoo.encoders.segnet import SegNet
 from mtlbench_zoo.encoders.unet import UNet
 from mtlbench_zoo.encoders.vgg import VGG16
