@@ -87,6 +87,9 @@ def test_ls_one_kind_and_a_pattern() -> None:
     assert [line.split()[0] for line in run("ls", "encoders", "res*").output.splitlines()] == [
         "encoders",
         "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
     ]
     nothing = run("ls", "encoders", "zzz*")
     assert (nothing.stdout, nothing.stderr) == ("", "no encoder has a name like 'zzz*'\n")
