@@ -37,13 +37,16 @@ def sweep(folder: Path, name: str) -> int:
     A living writer holds a lock on its temporary file, which the system takes from it when it dies; so
     only files that nobody writes any more are removed.
     """
-    removed = 0
-    for path in folder.glob(f".{name}.*.tmp"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            removed += 1
-    return removed
+    return sum(map(remove_abandoned, folder.glob(f".{name}.*.tmp")))
+
+
+def remove_abandoned(path: Path) -> bool:
+    """Remove a temporary file that no living process writes; False where one does, or it is gone."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -26,6 +26,11 @@ class _Lazy:
 
 COMMANDS = {
     "run": _Lazy("mtlbench.cli.run", "run", "Train tasks together and apart, and say what it gained."),
+    "leaderboard": _Lazy(
+        "mtlbench.cli.leaderboard", "leaderboard", "Make tables of all runs: HTML, Markdown, CSV, JSON."
+    ),
+    "compare": _Lazy("mtlbench.cli.leaderboard", "compare", "Set two rows side by side with paired tests."),
+    "results": _Lazy("mtlbench.cli.results", "results", "Verify, merge and tidy folders of records."),
     "data": _Lazy("mtlbench.cli.data", "data", "Prepare datasets."),
     "ls": _Lazy("mtlbench.cli.plugins", "ls", "List architectures, weightings, encoders, datasets ..."),
     "info": _Lazy("mtlbench.cli.plugins", "info", "Show what a plugin is, its parameters and its cost."),

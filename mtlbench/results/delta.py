@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from mtlbench.results.record import Record
 
@@ -107,7 +108,13 @@ def summarise(values: Sequence[float]) -> Summary:
     centre = mean(values)
     if n < 2:
         return Summary(centre, None, n)
+    deviation = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (n - 1))
+    return Summary(centre, _quantile(n - 1) * deviation / math.sqrt(n), n)
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t; asked for a few numbers of seeds, thousands of times."""
     from scipy.stats import t  # a second of start-up that a single seed need not pay
 
-    deviation = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (n - 1))
-    return Summary(centre, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
+    return float(t.ppf(0.975, freedom))

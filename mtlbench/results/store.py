@@ -45,7 +45,7 @@ class Store:
     def find(self, folder: tuple[str, str], run_id: str) -> Record | None:
         """Return the latest attempt at a run, or None."""
         path = self._latest(folder, run_id)
-        return None if path is None else self._read(path)
+        return None if path is None else self.read(path)
 
     def cost(self, record: Record) -> Cost | None:
         """Return what the run cost, where that was measured and kept."""
@@ -54,9 +54,11 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Yield every record, in the order of their paths."""
-        for path in sorted(self.root.glob("*/*/*.json")):
-            if _NAME.fullmatch(path.name):
-                yield self._read(path)
+        yield from map(self.read, self.paths())
+
+    def paths(self) -> list[Path]:
+        """Return the files of all records, sorted."""
+        return sorted(path for path in self.root.glob("*/*/*.json") if _NAME.fullmatch(path.name))
 
     def add(self, record: Record, cost: Cost, *, again: bool = False) -> Record:
         """Keep a record and return what the store now holds for the run.
@@ -86,6 +88,16 @@ class Store:
         with translated(f"can't write model '{where}'", "choose another --results, or --no-save-model"):
             create(where, content)
 
+    def merge(self, record: Record, cost: Cost | None) -> Record | None:
+        """Keep a record of another store under the same attempt; return the one that was there, if any."""
+        where = self._path(record)
+        with translated(f"can't write record '{where}'", "choose another folder"):
+            if not create(where, record.dumps()):
+                return self.read(where)
+            if cost is not None:
+                create(where.with_suffix(".cost"), cost.dumps())
+        return None
+
     def _path(self, record: Record) -> Path:
         attempt = int(record.values["attempt"])
         stem = record.run_id if attempt == 1 else f"{record.run_id}.{attempt}"
@@ -100,5 +112,6 @@ class Store:
         return max(found)[1] if found else None
 
     @staticmethod
-    def _read(path: Path) -> Record:
+    def read(path: Path) -> Record:
+        """Read the record in a file; `MtlbenchError` where it is none."""
         return Record.loads(path.read_text(encoding="utf-8", errors="replace"), str(path))

@@ -169,6 +169,8 @@ def test_killed_writers_leave_no_torn_record(tmp_path: Path) -> None:
         ]
         for writer in writers:
             writer.start()
+        while not any(tmp_path.rglob("*.json")):  # a busy machine takes its time to start them
+            time.sleep(0.01)
         time.sleep(pause)
         for writer in writers:
             assert writer.pid is not None

@@ -1,0 +1,115 @@
+"""``mtlbench leaderboard`` and ``mtlbench compare``: tables of many runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+STORE = click.argument("store", type=click.Path(path_type=Path), default=Path("results"))
+REFERENCE = click.option(
+    "--reference", metavar="ROW", help="The row that others are tested against.  [default: hps+ew]"
+)
+FILES = ("index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.json")
+
+
+@click.group()
+def leaderboard() -> None:
+    """Make tables of all runs in a results folder."""
+
+
+@leaderboard.command()
+@STORE
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Where to write."
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 where what is there is stale.")
+@REFERENCE
+def build(store: Path, output: Path, check: bool, reference: str | None) -> None:
+    """Write the leaderboard of STORE as one HTML page, Markdown, CSV and JSON.
+
+    The same records give the same bytes.
+    """
+    from mtlbench.atomic import replacing, translated
+    from mtlbench.leaderboard.formats import board_json, markdown, table_csv
+    from mtlbench.leaderboard.page import page
+
+    board = _board(store, reference)
+    texts = (page(board), markdown(board), table_csv(board), board_json(board))
+    stale = []
+    for name, text in zip(FILES, texts, strict=True):
+        path, content = output / name, text.encode()
+        if path.is_file() and path.read_bytes() == content:
+            continue
+        stale.append(name)
+        if not check:
+            with (
+                translated(f"can't write '{path}'", "choose another folder with -o"),
+                replacing(path) as descriptor,
+                os.fdopen(os.dup(descriptor), "wb") as file,
+            ):
+                file.write(content)
+    if check and stale:
+        click.echo(
+            f"stale: {', '.join(stale)} in '{output}'; make them anew with"
+            f" 'mtlbench leaderboard build {store} -o {output}'",
+            err=True,
+        )
+        raise SystemExit(1)
+    rows = sum(len(table.rows) for table in board.tables)
+    state = "up to date" if not stale else "written"
+    tables = f"{len(board.tables)} table{'s' if len(board.tables) != 1 else ''}"
+    click.echo(f"{output / FILES[0]}: {tables}, {rows} rows from {board.records} records, {state}")
+
+
+@leaderboard.command()
+@STORE
+@REFERENCE
+def show(store: Path, reference: str | None) -> None:
+    """Print the leaderboard of STORE."""
+    from mtlbench.leaderboard.terminal import show as render
+
+    _print(render(_board(store, reference)))
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    metavar="DIR",
+    help="Folder of the records.  [default: results]",
+)
+def compare(a: str, b: str, results: Path) -> None:
+    """Set the rows A and B side by side, metric by metric, with paired tests over their common seeds.
+
+    A and B are rows as the leaderboard names them, such as hps+ew and mmoe+rlw.
+    """
+    from mtlbench.leaderboard.terminal import side_by_side
+
+    _print(side_by_side(_board(results, None), a, b))
+
+
+def _board(store: Path, reference: str | None) -> Any:
+    from mtlbench.errors import MtlbenchError
+    from mtlbench.leaderboard.board import build as make
+    from mtlbench.results import Store
+
+    if not store.is_dir():
+        raise MtlbenchError(f"results folder '{store}' does not exist; 'mtlbench run' makes one")
+    return make(Store(store), reference)
+
+
+def _print(what: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 250
+    with console.capture() as captured:
+        console.print(what)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -1,0 +1,216 @@
+"""Small SVG pictures for the page: bars, curves, the Pareto plot.
+
+They have classes and no style attributes, so that a strict content security policy holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from mtlbench.results import Summary
+
+POINTS = 40
+"""A curve is drawn through at most so many points; more cannot be seen at its size."""
+
+
+def bar(summary: Summary, scale: float) -> Markup:
+    """Draw a Δ-MTL from the zero line, with its interval; ``scale`` is where the picture ends, in %."""
+    width, half = 110, 55.0
+
+    def x(value: float) -> float:
+        return half + max(-1.0, min(1.0, value / scale)) * (half - 2)
+
+    end = x(summary.mean)
+    kind = "good" if summary.mean >= 0 else "bad"
+    parts = [
+        f'<rect class="{kind}" x="{min(half, end):.1f}" y="3" width="{abs(end - half):.1f}" height="10"/>',
+        f'<line class="axis" x1="{half:.1f}" y1="0" x2="{half:.1f}" y2="16"/>',
+    ]
+    if summary.half_width is not None:
+        low, high = summary.mean - summary.half_width, summary.mean + summary.half_width
+        parts.append(f'<line class="whisker" x1="{x(low):.1f}" y1="8" x2="{x(high):.1f}" y2="8"/>')
+        # An end that lies outside the picture has no cap: the line runs out of it.
+        parts += [
+            f'<line class="whisker" x1="{x(end):.1f}" y1="5" x2="{x(end):.1f}" y2="11"/>'
+            for end in (low, high)
+            if abs(end) < scale
+        ]
+    return Markup(f'<svg width="{width}" height="16" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def curves(lines: Sequence[Sequence[float | None]], label: str) -> Markup:
+    """Draw one line a seed over epochs 1, 2, …; gaps stay gaps."""
+    width, height, left, base = 220, 96, 44, 80
+    known = [value for line in lines for value in line if value is not None and math.isfinite(value)]
+    if not known or max(map(len, lines)) < 2:
+        return Markup("")
+    low, high = min(known), max(known)
+    span = (high - low) or 1.0
+    last = max(len(line) for line in lines) - 1
+    parts = [
+        f'<line class="axis" x1="{left}" y1="{base}" x2="{width - 4}" y2="{base}"/>',
+        _text(left - 4, 12, f"{high:.3g}", "end"),
+        _text(left - 4, base, f"{low:.3g}", "end"),
+        _text(left, height - 2, "epoch 1"),
+        _text(width - 4, height - 2, str(last + 1), "end"),
+    ]
+    for line in lines:
+        stride = max(1, math.ceil(len(line) / POINTS))
+        kept = sorted({*range(0, len(line), stride), len(line) - 1}) if line else []
+        path, pen = [], "M"
+        for place in kept:
+            value = line[place]
+            if value is None or not math.isfinite(value):
+                pen = "M"
+                continue
+            x = left + (width - 4 - left) * place / last
+            path.append(f"{pen}{x:.0f} {base - (base - 8) * (value - low) / span:.0f}")
+            pen = "L"
+        parts.append(f'<path class="line" d="{"".join(path)}"/>')
+    return Markup(
+        f'<svg width="{width}" height="{height}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", kind: str = "soft") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the Pareto plot; ``target`` is the id that its link leads to."""
+
+    label: str
+    seconds: float
+    delta: float
+    front: bool
+    target: str
+
+
+def pareto(points: Sequence[Point], label: str) -> Markup:
+    """Draw Δ-MTL in % against training time in seconds (logarithmic), the front marked and joined."""
+    width, height, left, right, top, base = 720, 340, 56, 700, 16, 300
+    times = [math.log10(max(p.seconds, 1e-3)) for p in points]
+    low, high = min(times), max(times)
+    room = (high - low) * 0.08 or 0.1
+    low, high = low - room, high + room * 2
+    deltas = [p.delta for p in points] + [0.0]
+    bottom, ceiling = min(deltas), max(deltas)
+    air = (ceiling - bottom) * 0.1 or 1.0
+    bottom, ceiling = bottom - air, ceiling + air
+
+    def x(seconds: float) -> float:
+        return left + (right - left) * (math.log10(max(seconds, 1e-3)) - low) / (high - low)
+
+    def y(delta: float) -> float:
+        return base - (base - top) * (delta - bottom) / (ceiling - bottom)
+
+    parts = []
+    for tick in _ticks(bottom, ceiling):
+        kind = "axis" if tick == 0 else "grid"
+        parts.append(f'<line class="{kind}" x1="{left}" y1="{y(tick):.1f}" x2="{right}" y2="{y(tick):.1f}"/>')
+        parts.append(
+            f'<text class="soft" x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:+g} %</text>'
+        )
+    for seconds in _times(10**low, 10**high):
+        parts.append(
+            f'<line class="grid" x1="{x(seconds):.1f}" y1="{top}" x2="{x(seconds):.1f}" y2="{base}"/>'
+        )
+        parts.append(_text(x(seconds), base + 16, _short(seconds), "middle"))
+    parts.append(_text(right, height - 4, "training time of all tasks →", "end"))
+    front = sorted((p for p in points if p.front), key=lambda p: p.seconds)
+    if len(front) > 1:
+        path = "L".join(f"{x(p.seconds):.1f} {y(p.delta):.1f}" for p in front)
+        parts.append(f'<path class="frontier" d="M{path}"/>')
+    spots = [(x(p.seconds), y(p.delta)) for p in points]
+    boxes: list[tuple[float, float, float, float]] = []
+    for p in sorted(points, key=lambda p: (not p.front, -p.delta, p.label)):
+        cx, cy = x(p.seconds), y(p.delta)
+        title = escape(f"{p.label}: {p.delta:+.2f} % in {_short(p.seconds)}")
+        kind, radius = ("front", 6) if p.front else ("point", 4.5)
+        circle = f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}"/>'
+        words = _beside(p.label, cx, cy, right, boxes, spots)
+        parts.append(
+            f'<a href="#{escape(p.target)}" aria-label="{title}"><title>{title}</title>{circle}{words}</a>'
+        )
+    return Markup(
+        f'<svg class="pareto" viewBox="0 0 {width} {height}" role="group" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _beside(
+    label: str,
+    cx: float,
+    cy: float,
+    right: float,
+    boxes: list[tuple[float, float, float, float]],
+    spots: Sequence[tuple[float, float]],
+) -> str:
+    """Write a label where it covers no other label and no other point; nothing where there is no room.
+
+    Every point tells its name when it is focused, so none is lost. boxes: of the labels so far; added to.
+    """
+    wide = 6.4 * len(label)
+    for dx, dy in ((9, 4), (-9, 4), (0, -10), (0, 18)):
+        start = cx + dx - (wide if dx < 0 else wide / 2 if dx == 0 else 0)
+        box = (start, cy + dy - 10, start + wide, cy + dy + 2)
+        hidden = any(
+            (sx, sy) != (cx, cy) and box[0] - 6 < sx < box[2] + 6 and box[1] - 5 < sy < box[3] + 5
+            for sx, sy in spots
+        )
+        crossed = any(
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+            for other in boxes
+        )
+        if not hidden and not crossed and box[0] > 0 and box[2] < right + 20:
+            boxes.append(box)
+            anchor = "end" if dx < 0 else "middle" if dx == 0 else "start"
+            return _text(cx + dx, cy + dy, label, anchor, "label")
+    return ""
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between the bounds, about six."""
+    raw = (high - low) / 6
+    unit = 10 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw)
+    first = math.ceil(low / step)
+    return [round(step * i, 10) + 0.0 for i in range(first, math.floor(high / step) + 1)]
+
+
+def _times(low: float, high: float) -> list[float]:
+    marks = [
+        1,
+        2,
+        5,
+        10,
+        20,
+        30,
+        60,
+        120,
+        300,
+        600,
+        1200,
+        1800,
+        3600,
+        7200,
+        14400,
+        28800,
+        86400,
+        172800,
+        604800,
+    ]
+    inside = [float(mark) for mark in marks if low <= mark <= high]
+    return inside if len(inside) > 2 else [tick for tick in _ticks(low, high) if tick > 0]
+
+
+def _short(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"

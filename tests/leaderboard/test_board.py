@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import stores
+from scipy import stats
+
+from mtlbench.errors import MtlbenchError
+from mtlbench.leaderboard.board import Board, Row, Table, build
+from mtlbench.leaderboard.formats import board_json, command, markdown, table_csv
+from mtlbench.leaderboard.page import page
+from mtlbench.results import Record, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return stores.fill(tmp_path / "results")
+
+
+def only(board: Board) -> Table:
+    assert len(board.tables) == 1
+    return board.tables[0]
+
+
+def row(table: Table, label: str) -> Row:
+    return next(row for row in table.rows if row.label == label)
+
+
+def test_delta_is_paired_with_the_baselines_of_each_seed(store: Store) -> None:
+    found = row(only(build(store)), "mmoe+mgda")
+    by_id = {record.run_id: record.values for record in store.records()}
+    expected = []
+    for seed in found.seeds:
+        values = seed.records[0].values
+        gains: dict[str, list[float]] = {"segmentation": [], "depth": []}
+        for task, gain in gains.items():
+            base = by_id[values["baselines"][task]]
+            assert base["spec"]["seed"] == seed.seed
+            for name, metric in stores.METRICS[task].items():
+                change = values["metrics"][task][name] / base["metrics"][task][name] - 1
+                gain.append(100 * change * (1 if metric["higher_is_better"] else -1))
+        expected.append((sum(gains["segmentation"]) / 2 + gains["depth"][0]) / 2)
+    assert list(found.deltas.values()) == pytest.approx(expected)
+    assert found.delta is not None
+    assert found.delta.mean == pytest.approx(sum(expected) / 3)
+    low, high = stats.t.interval(0.95, 2, loc=sum(expected) / 3, scale=stats.sem(expected))
+    assert found.delta.half_width == pytest.approx((high - low) / 2)
+
+
+def test_rows_stand_by_delta_and_the_best_is_marked(store: Store) -> None:
+    table = only(build(store))
+    deltas = [row.delta.mean for row in table.rows if row.delta]
+    assert deltas == sorted(deltas, reverse=True)
+    runs = [row for row in table.rows if row.kind == "run"]
+    assert [row.best for row in runs] == [True] + [False] * (len(runs) - 1)
+    assert table.reference == "hps+ew"
+    assert row(table, "hps+ew").versus is None
+    assert all(r.versus is not None for r in runs if r.label != "hps+ew")
+    assert row(table, "single-task").delta is not None
+    assert row(table, "single-task").kind == "baseline"
+
+
+def test_another_reference_may_be_named_and_a_wrong_one_is_answered(store: Store) -> None:
+    assert only(build(store, "mtan+rlw")).reference == "mtan+rlw"
+    with pytest.raises(MtlbenchError, match=r"no row 'mtan\+rl'.*mtan\+rlw"):
+        build(store, "mtan+rl")
+
+
+def test_failed_missing_and_undefined_runs_are_rows(store: Store) -> None:
+    failed = stores.record("cgc", "nash", 0, None, status="failed", reason="nash: residual 0.1")
+    store.add(failed, stores.cost(1))
+    alone = stores.record(
+        "ple", "ew", 0, stores.scores(stores.METRICS, random.Random(1)), baselines={"depth": "f" * 16}
+    )
+    store.add(alone, stores.cost(1))
+    table = only(build(store))
+    assert row(table, "cgc+nash").missing == ("seed 0: failed: nash: residual 0.1",)
+    assert row(table, "cgc+nash").delta is None
+    assert row(table, "ple+ew").missing == ("seed 0: Δ-MTL undefined: no baseline",)
+    for text in (markdown(build(store)), page(build(store))):
+        assert "nash: residual 0.1" in text
+
+
+def test_a_baseline_near_zero_is_said_not_divided(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    base = stores.record("stl", "ew", 0, {"depth": {"abs": 0.0}}, tasks=["depth"])
+    run = stores.record(
+        "hps", "ew", 0, {"depth": {"abs": 0.1}}, tasks=["depth"], baselines={"depth": base.run_id}
+    )
+    for record in (base, run):
+        store.add(record, stores.cost(1))
+    assert row(only(build(store)), "hps+ew").missing == ("seed 0: Δ-MTL undefined: the baseline is zero",)
+
+
+def changed(record: Record, **values: object) -> Record:
+    return Record({**record.values, **values})
+
+
+def test_what_is_not_comparable_never_shares_a_table(tmp_path: Path) -> None:
+    store = stores.fill(tmp_path, archs=["hps"], weights=["ew"], seeds=[0])
+    stores.fill(tmp_path, archs=["hps"], weights=["ew"], seeds=[0], fingerprint="f" * 16)
+    stores.fill(tmp_path, archs=["hps"], weights=["ew"], seeds=[0], epochs=6)
+    scores = stores.scores(["depth"], random.Random(0))
+    store.add(stores.record("hps", "ew", 0, scores, tasks=["depth"]), stores.cost(1))
+    original = stores.METRICS["depth"]["abs"]["version"]
+    stores.METRICS["depth"]["abs"]["version"] = 2
+    try:
+        stores.fill(tmp_path, archs=["hps"], weights=["ew"], seeds=[0])
+    finally:
+        stores.METRICS["depth"]["abs"]["version"] = original
+    board = build(store)
+    assert len(board.tables) == 5
+    assert len({table.name for table in board.tables}) == 5
+    assert all(
+        len(found.records) == 1 for t in board.tables for r in t.rows if r.kind == "run" for found in r.seeds
+    )
+
+
+def test_parameters_are_named_where_they_vary_and_code_where_it_must(tmp_path: Path) -> None:
+    store = stores.fill(tmp_path, archs=["hps", "mmoe"], weights=["ew"], seeds=[0])
+    record = next(r for r in store.records() if r.folder[1] == "mmoe+ew")
+    spec = json.loads(json.dumps(record.values["spec"]))
+    spec["architecture"]["parameters"]["experts"] = 4
+    from mtlbench.results import run_id
+
+    values = {**record.values, "spec": spec}
+    store.add(Record({**values, "run_id": run_id(values)}), stores.cost(1))
+    labels = {row.label for row in only(build(store)).rows}
+    assert labels == {"hps+ew", "mmoe[experts=3]+ew", "mmoe[experts=4]+ew", "single-task"}
+    stores.fill(tmp_path, archs=["hps"], weights=["ew"], seeds=[0, 1], source="bb")
+    labels = {row.label for row in only(build(store)).rows}
+    assert sum(label.startswith("hps+ew, code ") for label in labels) == 2
+
+
+def test_auxiliary_tasks_are_shown_and_enter_nothing(store: Store) -> None:
+    table = only(build(store))
+    assert [c.auxiliary for c in table.columns] == [False, False, False, True]
+    base = row(table, "single-task")
+    assert ("edges", "mse") not in base.cells
+    assert base.rank is not None
+
+
+def test_pareto_front_by_brute_force(store: Store) -> None:
+    table = only(build(store))
+    placed = [r for r in table.rows if r.delta is not None and r.seconds is not None]
+    for r in placed:
+        beaten = any(
+            o.seconds <= r.seconds
+            and o.delta.mean >= r.delta.mean
+            and (o.seconds, o.delta.mean) != (r.seconds, r.delta.mean)
+            for o in placed
+        )
+        assert r.front != beaten, r.label
+
+
+def test_times_of_different_machines_make_no_front(store: Store) -> None:
+    scores = stores.scores(stores.METRICS, random.Random(3))
+    record = next(r for r in store.records() if r.folder[1] == "hps+ew")
+    store.add(
+        stores.record("cgc", "ew", 0, scores, baselines=record.values["baselines"]),
+        stores.cost(1, "another card"),
+    )
+    table = only(build(store))
+    assert not any(row.front for row in table.rows)
+    assert "different machines" in page(build(store))
+
+
+def test_every_format_says_the_same(store: Store) -> None:
+    board = build(store)
+    table = only(board)
+    content = json.loads(board_json(board))
+    lines = list(csv.DictReader(io.StringIO(table_csv(board), newline="")))
+    text = markdown(board)
+    for r, kept in zip(table.rows, content["tables"][0]["rows"], strict=True):
+        assert kept["label"] == r.label
+        assert kept["delta_mtl"]["mean"] == pytest.approx(r.delta.mean, rel=1e-5)
+        line = next(line for line in lines if line["method"] == r.label and line["metric"] == "delta_mtl")
+        assert float(line["mean"]) == kept["delta_mtl"]["mean"]
+        assert f"| {r.label} | {r.delta.mean:+.2f}" in text
+
+
+def test_the_same_bytes_whatever_the_order_of_files(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    records = list(store.records())
+    random.Random(5).shuffle(records)
+    for record in records:
+        other.add(record, store.cost(record))
+    one, two = build(store), build(other)
+    for render in (page, markdown, table_csv, board_json):
+        assert render(one) == render(two)
+
+
+def test_a_row_tells_the_command_that_makes_it_again(store: Store) -> None:
+    table = only(build(store))
+    assert command(row(table, "mmoe+rlw"), table) == (
+        "mtlbench run --arch 'mmoe[experts=3]' --data 'scenes[size=64]' --encoder 'unet[depth=3]'"
+        " --tasks segmentation,depth,edges --weight rlw --epochs 5 --seeds 0,1,2"
+    )
+    assert "--arch stl" in command(row(table, "single-task"), table)
+
+
+def test_an_empty_store_is_an_empty_board(tmp_path: Path) -> None:
+    board = build(Store(tmp_path))
+    assert board.tables == ()
+    assert "no records yet" in page(board)
+
+
+def test_ranks_over_datasets_only_where_there_are_enough(tmp_path: Path) -> None:
+    for i in range(8):
+        store = stores.fill(tmp_path, seeds=[0], data=f"set{i}", fingerprint=f"{i:016x}")
+    board = build(store)
+    assert board.ranking is not None
+    assert len(board.ranking.methods) == 9
+    assert math.isclose(sum(board.ranking.ranks), 45)
+    assert "Mean ranks over 8 datasets" in page(board)
+    assert "from 8 datasets on" in page(build(stores.fill(tmp_path / "one", seeds=[0])))
