@@ -95,8 +95,8 @@ def test_headers_sort_and_say_so(visit: Open) -> None:
     assert error.get_attribute("aria-sort") == "ascending"
     assert head.get_attribute("aria-sort") is None
     column = error.evaluate("e => e.cellIndex")
-    values = [float(v) for v in section.locator(f".scroll tbody > tr > :nth-child({column + 1})").evaluate_all(
-        "cells => cells.map(c => c.dataset.v).filter(v => v)")]  # fmt: skip
+    cells = section.locator(f".scroll tbody > tr > :nth-child({column + 1})")
+    values = [float(v) for v in cells.evaluate_all("cells => cells.map(c => c.dataset.v).filter(v => v)")]
     assert values == sorted(values)
     tab.keyboard.press("Enter")
     assert error.get_attribute("aria-sort") == "descending"
