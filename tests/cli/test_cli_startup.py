@@ -44,8 +44,10 @@ def test_help_lists_all_commands_without_importing_them(monkeypatch: pytest.Monk
     monkeypatch.setitem(cli.COMMANDS, "gone", cli._Lazy("mtlbench.cli.not_there", "x", "Is not there."))
     result = CliRunner().invoke(cli.cli, ["--help"])
     assert result.exit_code == 0
-    for name in ("run", "data", "ls", "info", "gone  Is not there."):
-        assert f"\n  {name}" in result.output
+    lines = [line.split(maxsplit=1) for line in result.output.splitlines() if line.startswith("  ")]
+    for name in ("run", "data", "ls", "info"):
+        assert any(line and line[0] == name for line in lines)
+    assert ["gone", "Is not there."] in lines
     failed = CliRunner().invoke(cli.cli, ["gone"])
     assert failed.exit_code == 2
     assert failed.stderr.startswith("error: command 'gone' failed to load: ModuleNotFoundError: ")
