@@ -69,7 +69,7 @@ def test_version_and_no_arguments() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lss"], "unknown command 'lss'. Did you mean 'ls'? Commands: run, data, ls, info. See: mtlb"),
+        (["lss"], "unknown command 'lss'. Did you mean 'ls'? Commands: run, "),
         (["--nope"], "No such option '--nope'. See: mtlbench --help"),
         (["ls", "--nope"], "No such option '--nope'. See: mtlbench ls --help"),
         (["info", "weighting"], "Missing argument 'NAME'. See: mtlbench info --help"),
