@@ -139,7 +139,7 @@ def test_every_core_dependency_is_imported() -> None:
     project = tomllib.loads(page("pyproject.toml"))["project"]
     sources = [path for room in ("mtlbench", "plugins") for path in (ROOT / room).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    modules = {"pillow": "PIL", "scikit-learn": "sklearn", "scikit-posthocs": "scikit_posthocs"}
     for requirement in project["dependencies"]:
         name = Requirement(requirement).name
         assert re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", text, re.MULTILINE), name
