@@ -84,7 +84,7 @@ def write(
                     raise MtlbenchError(
                         f"{title}: {part}: {error}; nothing was written; get this file again"
                     ) from error
-                rows.append(row, f"{title}: {part}: {item}")
+                rows.append(row, f"{title}: {part}: {item[0] if isinstance(item, tuple) else item}")
                 advance(1)
             table.flush()
             counts[part] = table.rows
@@ -292,7 +292,7 @@ class PreparedDataset(Dataset):
 
     def __init__(self, data_dir: Path, size: int | None = None) -> None:
         self._file = self._generated(data_dir, size) if self.generated else self._prepared(data_dir, size)
-        if self._file.declared != self.declared:
+        if any(self.declared.get(task) != found for task, found in self._file.declared.items()):
             raise MtlbenchError(
                 f"{self.name}: the prepared file has other tasks than this version of mtlbench; run: "
                 f"{self._command(data_dir, size)}"
@@ -310,6 +310,11 @@ class PreparedDataset(Dataset):
         if name not in self._splits:
             self._splits[name] = self._file.split(name, self.arrays)
         return self._splits[name]
+
+    @classmethod
+    def found(cls, source: Path) -> Declared:
+        """Return which of `declared` the published files in ``source`` have labels for: by default all."""
+        return cls.declared
 
     @classmethod
     def parts(cls, source: Path) -> Mapping[str, Sequence[Any]]:
@@ -350,7 +355,7 @@ class PreparedDataset(Dataset):
         return write(
             path,
             cls.title,
-            cls.declared,
+            cls.found(source),
             parts,
             lambda item: cls.row(source, item, size),
             {"size": size, **origin},

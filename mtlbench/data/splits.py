@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def hashed(names: Iterable[str]) -> list[str]:
@@ -29,3 +29,12 @@ def held_out(names: Iterable[str], part: int = 10) -> tuple[list[str], list[str]
     names = list(names)
     chosen = set(hashed(names)[: -(-len(names) // part)])
     return [name for name in names if name not in chosen], [name for name in names if name in chosen]
+
+
+def consecutive(counts: Mapping[str, int]) -> dict[str, range]:
+    """Return the numbers of samples by split, from 0 on, where so many are in each."""
+    starts, start = {}, 0
+    for split, count in counts.items():
+        starts[split] = range(start, start + count)
+        start += count
+    return starts
