@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +19,13 @@ from mtlbench.contracts import (
     Batch,
     Encoder,
     Map,
-    Output,
-    Pyramid,
     PyramidShape,
     Task,
     Vector,
     Weighting,
 )
 from mtlbench.gradients import GradientEngine
-from mtlbench.heads import Head, UNetHead, build_head
+from mtlbench.heads import UNetHead, build_head
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
 from mtlbench.training.optim import build_optimizer
 from mtlbench_zoo.architectures.hps import HardParameterSharing
@@ -51,7 +48,7 @@ class Perceptron(Encoder):
 
 
 class WholeUNet(Encoder):
-    """Both paths of a U-Net of width 32 as one shared stage: only the last convolution is a task's own."""
+    """Both paths of a U-Net of width 32 as one shared stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,21 +65,6 @@ class _UpAndDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.up(self.down(x), (x.shape[2], x.shape[3]))
         return features
-
-
-class Pointwise(Head):
-    """A 1x1 convolution of the last stage."""
-
-    gives: ClassVar[type[Output]] = Map
-
-    def __init__(self, outputs: int, shape: PyramidShape) -> None:
-        super().__init__(outputs, shape)
-        self.out = nn.Conv2d(shape.channels[-1], outputs, 1)
-
-    def forward(self, pyramid: Pyramid, size: tuple[int, int]) -> Tensor:
-        """Return ``[B, outputs, H, W]``."""
-        scores: Tensor = self.out(pyramid[-1])
-        return scores
 
 
 @dataclass(frozen=True)
@@ -130,7 +112,7 @@ def mlp(count: int) -> Workload:
 def unet(count: int) -> Workload:
     """A whole U-Net of width 32 with dense tasks, P = 1.79 million, batch 16 of 64 x 64."""
     tasks = [Task(f"t{i}", Map(3), (L1, CrossEntropy)[i % 2](), ()) for i in range(count)]
-    return _workload(HardParameterSharing, WholeUNet, tasks, (16, 3, 64, 64), Pointwise)
+    return _workload(HardParameterSharing, WholeUNet, tasks, (16, 3, 64, 64))
 
 
 def resnet18(count: int) -> Workload:
@@ -164,16 +146,13 @@ def _workload(
     encoder: Callable[[], Encoder],
     tasks: Sequence[Task],
     size: tuple[int, ...],
-    head: Callable[[int, PyramidShape], Head] | None = None,
 ) -> Workload:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         architecture = share(lambda task=None: encoder(), tasks)
         heads = nn.ModuleDict()
         for task in tasks:
-            shape = architecture.shape(task.name)
-            outputs = task.output.channels if isinstance(task.output, Map) else task.output.size
-            heads[task.name] = build_head(task.output, shape) if head is None else head(outputs, shape)
+            heads[task.name] = build_head(task.output, architecture.shape(task.name))
         targets = {task.name: _target(task, size) for task in tasks}
         return Workload(tasks, architecture, heads, Batch(torch.randn(size), targets))
 
