@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Vector, Weighting
 from mtlbench.errors import MtlbenchError, RunFailedError
+from mtlbench.gradients.ghost import Ghosts, find
 from mtlbench.gradients.gram import Gradient, combine, cross_gram, gram
 from mtlbench.gradients.moment import Moment
 from mtlbench.gradients.precision import Precision, at_least_float32
@@ -510,7 +511,9 @@ class GradientEngine:
 
     def _weigh_parameters(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
         trunk: list[list[Tensor | None]] = []
-        losses, penalty = self._totals([self._pull_all(part, names, whole, trunk) for part in parts])
+        pulled = [self._pull_all(part, names, whole, trunk, self._hides(parts)) for part in parts]
+        ghosts = pulled[-1][1]
+        losses, penalty = self._totals([seen for seen, _ in pulled])
         if not losses.isfinite().all():
             return self._step(losses, penalty)  # no solver can say more than the losses do
         if not self._collect(trunk):
@@ -525,9 +528,11 @@ class GradientEngine:
             ones = torch.ones(len(names))  # what a method is not asked for where nothing is shared
             own = self._own_weights(ones) if everything else ones.tolist()
         elif self.weighting.blocks == "model":
-            self._gram = gram(shared)
+            self._gram = gram(shared) + ghosts.gram()
             weights, own = self._solve(self._gram, losses)
-            update = combine(shared, weights)
+            hidden = ghosts.combine(weights)
+            pairs = zip(self._shared(self._trunk), combine(shared, weights), strict=True)
+            update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]
         else:
             weights, own, update = self._weigh_blocks(shared, losses)
         rest = [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk]
@@ -550,15 +555,33 @@ class GradientEngine:
                 update[i] = gradient
         return weights.mean(0).tolist(), own, update
 
+    def _hides(self, parts: Sequence[Batches]) -> bool:
+        """Say whether weight gradients need not be there: sums over parts or blocks are made of them."""
+        whole = len(parts) == self.ranks.size == 1 and not self.precision.scaled
+        return whole and self.weighting.needs is Need.GRAM and self.weighting.blocks == "model"
+
     def _pull_all(
-        self, part: Batches, names: list[str], whole: _Whole | None, trunk: list[list[Tensor | None]]
-    ) -> _Forward:
-        """Add every task's trunk gradients of one part to ``trunk``, and the rest to ``.grad``."""
+        self,
+        part: Batches,
+        names: list[str],
+        whole: _Whole | None,
+        trunk: list[list[Tensor | None]],
+        hide: bool = False,
+    ) -> tuple[_Forward, Ghosts]:
+        """Add every task's trunk gradients of one part to ``trunk``, and the rest to ``.grad``.
+
+        hide: whether layers that are faster without weight gradients leave them out.
+        """
         cut = self._cut(part, names, whole)
+        ghosts = Ghosts(self._trunk)
+        if hide:
+            levels = [level for pyramid in cut.pyramids for level in pyramid]
+            roots, _ = _live(levels, [g for row in cut.cotangents for g in row])
+            ghosts = find(roots, self._trunk, self._is_shared, len(names))
         for task in range(len(names)):
-            _add(trunk, task, self._pull(cut, task))
+            _add(trunk, task, self._pull(cut, task, ghosts))
         self._pull_penalty(cut)
-        return _seen(cut)
+        return _seen(cut), ghosts
 
     def _weigh_features(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
         moment = self._moment(parts)
@@ -598,7 +621,9 @@ class GradientEngine:
         for other in others:
             trunk: list[list[Tensor | None]] = []
             all_of_it = self._whole(other, names)
-            losses, penalty = self._totals([self._pull_all(part, names, all_of_it, trunk) for part in other])
+            losses, penalty = self._totals(
+                [self._pull_all(part, names, all_of_it, trunk)[0] for part in other]
+            )
             if not losses.isfinite().all():
                 return self._step(losses, penalty)
             for parameter in self._parameters:  # only the statistic is taken from this batch
@@ -715,26 +740,33 @@ class GradientEngine:
 
     # ---- pulling cotangents through the trunk --------------------------------------------------------
 
-    def _pull(self, cut: _Cut, task: int) -> list[Tensor | None]:
-        """Return the gradient of one task with respect to every trunk parameter, in memory of its own."""
+    def _pull(self, cut: _Cut, task: int, ghosts: Ghosts) -> list[Tensor | None]:
+        """Return the gradient of one task with respect to every trunk parameter, in memory of its own.
+
+        None for those that ``ghosts`` hides; it takes their cotangents.
+        """
         roots, cotangents = _live(cut.pyramids[task], cut.cotangents[task])
-        if not roots or not self._trunk:
+        asked: list[Any] = [*ghosts.plain, *ghosts.edges]
+        if not roots or not asked:
+            ghosts.add([None] * len(ghosts.edges))
             return [None] * len(self._trunk)
         last = self.per_task or task == len(cut.names) - 1
         retain = not last or cut.penalty is not None
-        pulled = torch.autograd.grad(roots, self._trunk, cotangents, retain_graph=retain, allow_unused=True)
+        pulled = torch.autograd.grad(roots, asked, cotangents, retain_graph=retain, allow_unused=True)
+        deltas = pulled[len(ghosts.plain) :]
+        ghosts.add(deltas)
         # autograd may hand out one tensor twice, or a cotangent itself (a parameter that is simply added);
         # gradients are combined in place, so each must stand alone.
-        taken = {g.untyped_storage().data_ptr() for g in cotangents}
-        gradients: list[Tensor | None] = []
-        for gradient in pulled:
+        taken = {g.untyped_storage().data_ptr() for g in (*cotangents, *deltas) if g is not None}
+        gradients: dict[nn.Parameter, Tensor | None] = {}
+        for parameter, gradient in zip(ghosts.plain, pulled, strict=False):
             if gradient is not None:
                 address = gradient.untyped_storage().data_ptr()
                 if address in taken or 0 in gradient.stride():
                     gradient = gradient.clone(memory_format=torch.contiguous_format)
                 taken.add(address)
-            gradients.append(gradient)
-        return gradients
+            gradients[parameter] = gradient
+        return [gradients.get(parameter) for parameter in self._trunk]
 
     def _pull_once(self, cut: _Cut, weights: list[float], own_weights: list[float]) -> None:
         """Fill the trunk's ``.grad`` with one backward of the weighted cotangents."""

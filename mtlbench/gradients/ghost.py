@@ -1,0 +1,307 @@
+"""The Gram matrix and the update of wide layers, without any task's weight gradient.
+
+A linear layer reads rows X ``[R, K]``, one for each sample and position, and going back it receives the
+cotangents D_t ``[R, C]`` of task t. Its weight gradient is D_tᵀ X, and the product of two of them is
+
+    ``<D_iᵀ X, D_jᵀ X> = <D_i, (X Xᵀ) D_j>``.
+
+Where R is small beside K and C, as in the late layers of a convolutional net, the right side is much cheaper
+than T gradients of K C numbers, and it needs no memory for them; the update is then one weight gradient, with
+the weighted sum of the D_t. A convolution is the same on its patches, and a weight that several passes read
+is the same with their rows joined. The products are summed in float64, so that nothing is lost where samples
+nearly cancel.
+
+What a layer is, autograd's graph says and not the modules: a weight counts where every path from the features
+to it goes through a linear layer or a 2d convolution. One that a parametrisation, spectral norm, autocast or
+the architecture's own arithmetic reads as well is left to autograd.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.nn import functional
+
+FLOP, SLOW_FLOP, ELEMENT, NUMBER, LAYER = 0.006, 0.021, 2.5, 2.0, 5e4
+"""Nanoseconds, measured on one core with AVX-512; only their ratios matter. An operation of a float32 weight
+gradient, and of a float64 product; what one task's gradient costs an element, to write, multiply and combine;
+laying out a number of X or D; a layer's fixed costs."""
+
+
+def pays(rows: int, width: int, channels: int, tasks: int, groups: int = 1) -> bool:
+    """Say whether a layer is faster without weight gradients.
+
+    rows: R, over all passes; width: K of one group; channels: C of all groups.
+    """
+    weights = width * channels
+    saved = (2 * FLOP * rows + ELEMENT) * weights * (tasks - 1)  # one of them is needed for the update
+    similar = rows * rows * (width * groups + tasks * channels + tasks * tasks * channels / rows)
+    return 2 * SLOW_FLOP * similar + NUMBER * rows * (width * groups + tasks * channels) + LAYER < saved
+
+
+_Pair = tuple[int, int]
+_Reader = tuple[Any, int, bool]
+"""A node of autograd's graph, at which place it reads, and whether what it reads is transposed."""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One pass of a layer: the edge (by number) where its cotangents arrive, and what it read.
+
+    convolution: stride, padding, dilation and groups; None for a linear layer.
+    """
+
+    edge: int
+    inputs: Tensor
+    convolution: tuple[_Pair, _Pair, _Pair, int] | None
+
+    @property
+    def groups(self) -> int:
+        """Return how many groups of channels there are, each with weights of its own."""
+        return 1 if self.convolution is None else self.convolution[3]
+
+    def length(self, weight: Tensor) -> int:
+        """Return R, the number of `rows`."""
+        if self.convolution is None:
+            return len(self.inputs)
+        stride, padding, dilation, _ = self.convolution
+        places = len(self.inputs)
+        for axis in (0, 1):
+            reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+            places *= (self.inputs.shape[2 + axis] + 2 * padding[axis] - reach) // stride[axis] + 1
+        return places
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return what the weight was multiplied with, float64 ``[groups, R, K]``."""
+        inputs = self.inputs.double()
+        if self.convolution is None:
+            return inputs[None]
+        stride, padding, dilation, groups = self.convolution
+        patches = functional.unfold(inputs, weight.shape[2:], dilation, padding, stride)
+        return _by_group(patches, groups)
+
+    def cotangents(self, delta: Tensor) -> Tensor:
+        """Return a task's cotangents in the order of `rows`, ``[groups, R, C]``."""
+        if self.convolution is None:
+            return delta[None]
+        return _by_group(delta.flatten(2), self.groups)
+
+    def gradient(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of ``weight`` for the cotangents ``delta``."""
+        if self.convolution is None:
+            return delta.T @ self.inputs
+        *geometry, groups = self.convolution
+        backward = torch.ops.aten.convolution_backward
+        only = [False, True, False]
+        gradient: Tensor = backward(delta, self.inputs, weight, None, *geometry, False, [0, 0], groups, only)[
+            1
+        ]
+        return gradient
+
+
+class Ghosts:
+    """The layers of one step whose weight gradients are not taken task by task.
+
+    plain: the other parameters, whose gradients autograd gives. edges: where it gives cotangents; `add` takes
+    them, one task after another.
+    """
+
+    def __init__(
+        self,
+        plain: Sequence[nn.Parameter],
+        edges: Sequence[GradientEdge] = (),
+        weights: Mapping[nn.Parameter, Sequence[_Use]] | None = None,
+        biases: Mapping[nn.Parameter, Sequence[int]] | None = None,
+    ) -> None:
+        self.plain, self.edges = plain, edges
+        self._weights, self._biases = weights or {}, biases or {}
+        self._deltas: list[Sequence[Tensor | None]] = []
+
+    def add(self, deltas: Sequence[Tensor | None]) -> None:
+        """Take the cotangents of the next task at `edges`; None where it does not reach one."""
+        self._deltas.append(deltas)
+
+    def gram(self) -> Tensor:
+        """Return the hidden parameters' share of the Gram matrix, float64 ``[T, T]``."""
+        size = len(self._deltas)
+        total = torch.zeros(size, size, dtype=torch.float64)
+        for weight, uses in self._weights.items():
+            total += self._products(weight, uses)
+        for bias, edges in self._biases.items():
+            rows = torch.stack([_sums(bias, [deltas[e] for e in edges]) for deltas in self._deltas])
+            total += rows @ rows.T
+        return total
+
+    def _products(self, weight: nn.Parameter, uses: Sequence[_Use]) -> Tensor:
+        read = torch.cat([use.rows(weight) for use in uses], dim=1)
+        groups, length, _ = read.shape
+        size = len(self._deltas)
+        arrived = read.new_zeros(size, groups, length, len(weight) // groups)
+        begin = 0
+        for use in uses:
+            end = begin + use.length(weight)
+            for place, deltas in zip(arrived, self._deltas, strict=True):
+                delta = deltas[use.edge]
+                if delta is not None:
+                    place[:, begin:end] = use.cotangents(delta)
+            begin = end
+        spread = (read @ read.transpose(1, 2)) @ arrived
+        products = arrived.flatten(1) @ spread.flatten(1).T
+        return (products + products.T) / 2
+
+    def combine(self, weights: Sequence[float]) -> dict[nn.Parameter, Tensor]:
+        """Return the sum of ``weights[t]`` times the gradient of task t, for what any task reaches."""
+        combined: dict[nn.Parameter, Tensor] = {}
+        sums = [self._weighted(edge, weights) for edge in range(len(self.edges))]
+        for weight, uses in self._weights.items():
+            for use in uses:
+                delta = sums[use.edge]
+                if delta is not None:
+                    part = use.gradient(delta, weight)
+                    combined[weight] = combined[weight].add_(part) if weight in combined else part
+        for bias, edges in self._biases.items():
+            reached = [sums[e] for e in edges]
+            if any(delta is not None for delta in reached):
+                combined[bias] = _sums(bias, reached).to(bias)
+        return combined
+
+    def _weighted(self, edge: int, weights: Sequence[float]) -> Tensor | None:
+        total: Tensor | None = None
+        for weight, deltas in zip(weights, self._deltas, strict=True):
+            delta = deltas[edge]
+            if delta is not None:
+                total = delta * weight if total is None else total.add_(delta, alpha=weight)
+        return total
+
+
+def _by_group(maps: Tensor, groups: int) -> Tensor:
+    """Turn ``[B, groups * N, positions]`` into ``[groups, B * positions, N]``."""
+    batch, channels, positions = maps.shape
+    return maps.view(batch, groups, channels // groups, positions).permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _sums(bias: Tensor, deltas: Iterable[Tensor | None]) -> Tensor:
+    """Return the gradient of a bias, float64 ``[C]``."""
+    total = bias.new_zeros(bias.shape, dtype=torch.float64)
+    for delta in deltas:
+        if delta is not None:
+            total += delta.double().sum([axis for axis in range(delta.dim()) if axis != 1])
+    return total
+
+
+def find(
+    roots: Sequence[Tensor], trunk: Sequence[nn.Parameter], shared: Sequence[bool], tasks: int
+) -> Ghosts:
+    """Return the layers below ``roots`` that are faster without weight gradients (`pays`).
+
+    roots: the features of all tasks. trunk: the parameters that take gradients from there; only those that
+    are ``shared`` can be hidden.
+    """
+    open_to = [p for p, keep in zip(trunk, shared, strict=True) if keep and _is_simple(p)]
+    # A layer has a row for every sample, or more: where that is too many already, nothing is looked for.
+    least = len(roots[0]) if roots else 0
+    wide = [p for p in open_to if p.dim() in (2, 4) and pays(least, p[0].numel(), len(p), tasks)]
+    if not wide:
+        return Ghosts(trunk)
+    readers = _readers(roots)
+    edges: list[GradientEdge] = []
+    hidden: dict[Any, int] = {}
+    weights: dict[nn.Parameter, list[_Use]] = {}
+    for weight in wide:
+        nodes = [node for node, _, _ in readers[id(weight)]]
+        uses = [_use(reader, weight, len(edges) + i) for i, reader in enumerate(readers[id(weight)])]
+        known = [use for use in uses if use is not None]
+        if not uses or len(known) < len(uses):
+            continue
+        rows = sum(use.length(weight) for use in known)
+        if pays(rows, weight[0].numel(), len(weight), tasks, known[0].groups):
+            weights[weight] = known
+            hidden |= {node: len(edges) + i for i, node in enumerate(nodes)}
+            edges += [GradientEdge(node, 0) for node in nodes]
+    # Autograd would compute a convolution's weight gradient along with that of its bias.
+    biases = {
+        p: [hidden[node] for node, _, _ in readers[id(p)]]
+        for p in open_to
+        if readers[id(p)] and all(node in hidden and _reads_bias(node, at) for node, at, _ in readers[id(p)])
+    }
+    plain = [p for p in trunk if p not in weights and p not in biases]
+    return Ghosts(plain, edges, weights, biases)
+
+
+def _is_simple(parameter: nn.Parameter) -> bool:
+    """Say whether nothing but the graph decides the gradient. Costs are known on the CPU only."""
+    return (
+        type(parameter) is nn.Parameter
+        and parameter.device.type == "cpu"
+        and parameter.is_floating_point()
+        and not parameter._backward_hooks
+    )
+
+
+def _readers(roots: Iterable[Tensor]) -> dict[int, list[_Reader]]:
+    """Walk the graph and return who reads each parameter, by its id."""
+    readers: dict[int, list[_Reader]] = defaultdict(list)
+    found: dict[Any, list[_Reader]] = defaultdict(list)
+    pending: list[Any] = []
+    for root in roots:
+        if root.grad_fn is None:  # a parameter is itself a feature
+            readers[id(root)].append((None, 0, False))
+        else:
+            found[root.grad_fn].append((None, 0, False))
+            pending.append(root.grad_fn)
+    visited = set()
+    leaves = set()
+    while pending:
+        node = pending.pop()
+        if node in visited:
+            continue
+        visited.add(node)
+        for place, (child, _) in enumerate(node.next_functions):
+            if child is None:
+                continue
+            kind = type(child).__name__
+            if kind in ("AccumulateGrad", "TBackward0"):
+                found[child].append((node, place, False))
+            if kind == "AccumulateGrad":
+                leaves.add(child)
+            else:
+                pending.append(child)
+    for leaf in leaves:
+        for node, place, _ in found[leaf]:
+            if type(node).__name__ == "TBackward0":
+                readers[id(leaf.variable)] += [(reader, at, True) for reader, at, _ in found[node]]
+            else:
+                readers[id(leaf.variable)].append((node, place, False))
+    return readers
+
+
+def _use(reader: _Reader, weight: Tensor, edge: int) -> _Use | None:
+    """Return what ``reader`` does with ``weight``; None where it is none of the layers that we know."""
+    node, place, transposed = reader
+    kind = type(node).__name__
+    geometry = None
+    if kind == "ConvolutionBackward0" and place == 1 and not transposed and not node._saved_transposed:
+        inputs = node._saved_input
+        geometry = node._saved_stride, node._saved_padding, node._saved_dilation, node._saved_groups
+    elif kind == "AddmmBackward0" and place == 2 and transposed and node._saved_alpha == 1:
+        inputs = node._saved_mat1
+    elif kind == "MmBackward0" and place == 1 and transposed:
+        inputs = node._saved_self
+    else:
+        return None
+    inputs = inputs.detach()
+    if inputs.dim() != weight.dim() or inputs.dtype != weight.dtype or not len(inputs):
+        return None
+    return _Use(edge, inputs, geometry)
+
+
+def _reads_bias(node: Any, place: int) -> bool:
+    if type(node).__name__ == "ConvolutionBackward0":
+        return place == 2
+    return type(node).__name__ == "AddmmBackward0" and place == 0 and node._saved_beta == 1
