@@ -13,6 +13,10 @@ DOCS := docs/_build/html
 # One thread a worker: the workers, not torch, share the cores, and a result does not depend on their number.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# One thread for BLAS: NumPy's products are of T x T matrices. Torch keeps all cores.
+BENCH := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
+	--benchmark-quiet -p no:cacheprovider
+
 # Pin the build backend too (pip 25.3 and newer; older ones ignore it).
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -20,10 +24,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint types imports tests docs bench clean
+.PHONY: help run test lint types imports tests docs bench bench-check clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 run: $(VENV)/.installed  ## train mmoe with rlw on pets, with its baselines, and print Δ-MTL
 	@$(BIN)/mtlbench run --arch mmoe --weight rlw --data pets $(ARGS)
@@ -48,8 +52,13 @@ docs: $(VENV)/.installed-dev  ## build the documentation; a warning is an error
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -b html docs $(DOCS)
 	@echo "docs: $(DOCS)/index.html"
 
-bench: $(VENV)/.installed-dev  ## the speed benchmarks, one process
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 20 minutes; write the tables that docs show
+	$(BIN)/python benchmarks/peers/get.py
+	$(BENCH) --tables write
+
+bench-check: $(VENV)/.installed-dev  ## a short form of bench; fails where a ratio fell behind its reference
+	$(BIN)/python benchmarks/peers/get.py
+	$(BENCH) --quick --tables check
 
 clean:  ## remove the environment and everything that was built; results and prepared data stay
 	rm -rf $(VENV) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -1,49 +1,45 @@
-"""Weights from a Gram matrix: mtlbench's solvers beside generic ones and a peer's.
+"""Weights from a Gram matrix: whole methods beside the peers', and how exact they are.
 
-Run: python -m pytest benchmarks/test_solvers.py --benchmark-enable --benchmark-columns=median,iqr,rounds
+Run: make bench, or python -m pytest benchmarks/test_solvers.py --benchmark-enable --benchmark-only [--quick]
 
 The matrices are of conflicting gradients with unequal lengths and rotate from call to call, so that a warm
-start flatters nobody. Speed is to be read beside exactness: `excess` in the JSON (--benchmark-json) is the
-relative amount by which the squared length exceeds the optimum, in the median over the matrices.
+start flatters nobody. All take turns; a turn is one call that is not timed and five that are.
 
-`test_gram_method` compares whole methods with TorchJD's: from a Gram matrix as a tensor to weights as a
-tensor (its NashMTL and ConFIG take the gradients; they get a [T, T] root of the matrix, the cheapest there
-is). Both take turns, five matrices each; `ratio` is the median of theirs over ours, and `difference` by how
-much the directions of the two updates differ, 0 to 2. What TorchJD lacks a solver for is skipped:
-pip install ecos qpsolvers quadprog.
+Ours gives weights for a Gram matrix, as a tensor, and so does TorchJD's (but for Nash-MTL and ConFIG, which
+take gradients: they get a [T, T] root of the matrix, the cheapest there is). LibMTL's has no such function:
+it gets the root too, as float32, and puts an update of T numbers into a gradient; its Nash-MTL and FairGrad
+are spared the second backward pass that they do in training.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
+import warnings
 from collections.abc import Callable
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pytest
+import quadprog
 import torch
+from methods import OF_GRADIENTS, TORCHJD, ours, torchjd
 from numpy.typing import NDArray
-from torch import Tensor
-from torchjd import aggregation as peer
-from torchjd.aggregation import MGDAWeighting
+from peers import libmtl
+from tables import Tables
+from torch import nn
+from turns import Turns
 
-from mtlbench.contracts import Weighting
 from mtlbench.solvers import min_norm_point, min_norm_point_cvxpy
-from mtlbench.testing import tiny_tasks
-from mtlbench_zoo.weightings.aligned import AlignedMTL
-from mtlbench_zoo.weightings.cagrad import CAGrad
-from mtlbench_zoo.weightings.config import ConFIG
-from mtlbench_zoo.weightings.dualproj import DualProj
-from mtlbench_zoo.weightings.fairgrad import FairGrad
-from mtlbench_zoo.weightings.krum import Krum
-from mtlbench_zoo.weightings.mgda import MGDA
-from mtlbench_zoo.weightings.nash import NashMTL
-from mtlbench_zoo.weightings.upgrad import UPGrad
-
-quadprog = pytest.importorskip("quadprog", reason="quadprog is compared with and not installed")
 
 Array = NDArray[np.float64]
+
+COUNTS = (2, 3, 5, 10, 20, 40)
+IN_MEAN = [f"T={count}" for count in COUNTS if count <= 10]
+MEAN = "mean of T <= 10"
+SPEED = "Weights from a Gram matrix: times faster than {}"
+SECONDS = "Weights from a Gram matrix: microseconds of ours"
+EXCESS = "How far above the optimum, median / largest of 50 matrices, in %"
 
 
 def conflicting(count: int, number: int = 50) -> list[Array]:
@@ -57,6 +53,110 @@ def conflicting(count: int, number: int = 50) -> list[Array]:
     return grams
 
 
+class Problem:
+    """Gram matrices of ``count`` tasks, and each contender's way to weights or an update."""
+
+    def __init__(self, method: str, count: int, tables: Tables) -> None:
+        self.grams = [torch.from_numpy(gram) for gram in conflicting(count)]
+        self.roots = [torch.linalg.cholesky(gram) for gram in self.grams]
+        made, losses = ours(method, count), torch.ones(count, dtype=torch.float64)
+        self.contenders: dict[str, Callable[[int], Any]] = {"ours": lambda i: made(self.grams[i], losses)}
+        peer = torchjd(method, count, of_gradients=False)
+        if isinstance(peer, str):
+            tables.skip(peer)
+        else:
+            given = self.roots if method in OF_GRADIENTS else self.grams
+            self.contenders["TorchJD"] = lambda i: peer(given[i])
+        if method in libmtl.NAMES:
+            try:
+                self.contenders["LibMTL"] = self._libmtl(method, count)
+            except libmtl.PeerMissingError as error:
+                tables.skip(str(error))
+
+    def _libmtl(self, method: str, count: int) -> Callable[[int], Any]:
+        parameter, current = nn.Parameter(torch.zeros(count)), [0]
+        parameter.grad = torch.zeros(count)
+        roots = [root.float() for root in self.roots]
+        peer = libmtl.weighting(method, [parameter], count, iter(lambda: roots[current[0]], None))
+        losses = torch.ones(count, requires_grad=True)
+
+        def call(index: int) -> Any:
+            current[0] = index
+            return peer.backward(losses, **libmtl.DEFAULTS)
+
+        return call
+
+    def steps(self) -> dict[str, Callable[[], Any]]:
+        """Return the contenders on matrices that rotate."""
+
+        def rotating(call: Callable[[int], Any]) -> Callable[[], Any]:
+            indices = cycle(range(len(self.grams)))
+            return lambda: call(next(indices))
+
+        return {name: rotating(call) for name, call in self.contenders.items()}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("method", TORCHJD)
+@pytest.mark.filterwarnings("ignore")  # the peers' own, such as of a solver that is not sure of its answer
+def test_weights(benchmark: Any, tables: Tables, method: str, count: int) -> None:
+    if tables.quick and count not in (3, 10):
+        pytest.skip("not in a quick run")
+    problem = Problem(method, count, tables)
+    benchmark.group = f"weights from a Gram matrix, T={count}"
+    turns = Turns(problem.steps(), time.process_time, 5, untimed=True).run(
+        benchmark, 0.6 if tables.quick else 2
+    )
+    tables.cell(SECONDS, method, f"T={count}", f"{turns.seconds('ours') * 1e6:.0f}")
+    for peer in turns.steps:
+        if peer != "ours":
+            tables.ratio(SPEED.format(peer), method, f"T={count}", turns.ahead("ours", peer))
+            tables.mean(SPEED.format(peer), method, IN_MEAN, MEAN)
+
+
+def least_square(gram: Array, weights: Array) -> float:
+    """What mgda minimises on the simplex."""
+    return float(weights @ gram @ weights)
+
+
+def least_progress(gram: Array, weights: Array, c: float = 0.5) -> float:
+    """What cagrad minimises on the simplex; ``weights`` are those of its update, up to a factor for ours."""
+    count = len(gram)
+    mean = np.full(count, 1 / count)
+    return float(mean @ gram @ weights + c * np.sqrt((mean @ gram @ mean) * (weights @ gram @ weights)))
+
+
+def _on_simplex(method: str, contender: str, answer: Any) -> Array:
+    """Return the point of the simplex that an answer was made from."""
+    weights = np.asarray(answer, dtype=np.float64).clip(min=0)
+    if method == "cagrad" and contender != "LibMTL":  # these answer with 1/T plus a multiple of it
+        weights = weights * (1.25 if contender == "ours" else 1) - 1 / len(weights)
+    weights = weights.clip(min=0)
+    point: Array = weights / weights.sum()
+    return point
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("method", ["mgda", "cagrad"])
+@pytest.mark.filterwarnings("ignore")
+def test_exactness(benchmark: Any, tables: Tables, method: str, count: int) -> None:
+    problem = Problem(method, count, tables)
+    value = least_square if method == "mgda" else least_progress
+    found = {
+        name: np.array(
+            [value(gram.numpy(), _on_simplex(method, name, call(i))) for i, gram in enumerate(problem.grams)]
+        )
+        for name, call in problem.contenders.items()
+    }
+    benchmark.pedantic(lambda: None)
+    best = np.minimum.reduce(list(found.values()))
+    for name, values in found.items():
+        excess = (values - best) / np.abs(best) * 100
+        cell = f"{np.median(excess):.2g} / {excess.max():.2g}"
+        tables.cell(EXCESS, f"{method}, {name}", f"T={count}", cell)
+    assert (found["ours"] <= best + 1e-9 * np.abs(best)).all()
+
+
 def with_quadprog(gram: Array) -> Array:
     count = len(gram)
     constraints = np.concatenate([np.ones((count, 1)), np.eye(count)], axis=1)
@@ -66,89 +166,22 @@ def with_quadprog(gram: Array) -> Array:
     return weights
 
 
-def with_torchjd(gram: Array) -> Array:
-    weights: Array = MGDAWeighting()(torch.from_numpy(gram)).numpy()
-    return weights
-
-
-SOLVERS = {
-    "mtlbench": min_norm_point,
-    "quadprog": with_quadprog,
-    "cvxpy": min_norm_point_cvxpy,
-    "torchjd": with_torchjd,
-}
-
-
-@pytest.mark.parametrize("count", [2, 3, 5, 10, 40])
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_min_norm_point(benchmark, solver: str, count: int) -> None:
-    solve: Callable[[Array], Array] = SOLVERS[solver]
+@pytest.mark.parametrize("count", COUNTS)
+def test_generic_solvers(benchmark: Any, tables: Tables, count: int) -> None:
+    if tables.quick and count not in (3, 10):
+        pytest.skip("not in a quick run")
+    solvers = {"ours": min_norm_point, "quadprog": with_quadprog, "cvxpy": min_norm_point_cvxpy}
     grams = conflicting(count)
-    best = [w @ g @ w for g in grams for w in [min_norm_point(g)]]
-    found = [w @ g @ w for g in grams for w in [solve(g)]]
-    benchmark.group = f"min-norm point, T={count}"
-    benchmark.extra_info["excess"] = float(np.median(np.array(found) / np.array(best) - 1))
-    rotation = cycle(grams)
-    benchmark.pedantic(solve, setup=lambda: ((next(rotation),), {}), rounds=300, warmup_rounds=20)
 
+    def rotating(solve: Callable[[Array], Array]) -> Callable[[], Array]:
+        rotation = cycle(grams)
+        return lambda: solve(next(rotation))
 
-METHODS: dict[str, tuple[Callable[[int], Weighting], Callable[[int], Callable[[Tensor], Tensor]]]] = {
-    "mgda": (lambda count: MGDA(), lambda count: peer.MGDAWeighting()),
-    "cagrad": (lambda count: CAGrad(0.4, 0), lambda count: peer.CAGradWeighting(0.4)),
-    "nash": (lambda count: NashMTL(), lambda count: peer.NashMTL(count)),
-    "fairgrad": (lambda count: FairGrad(), lambda count: peer.FairGradWeighting(1.0)),
-    "upgrad": (lambda count: UPGrad(), lambda count: peer.UPGradWeighting()),
-    "dualproj": (lambda count: DualProj(), lambda count: peer.DualProjWeighting()),
-    "aligned": (lambda count: AlignedMTL(), lambda count: peer.AlignedMTLWeighting()),
-    "config": (lambda count: ConFIG(), lambda count: peer.ConFIG()),
-    "krum": (lambda count: Krum(tiny_tasks(count)), lambda count: peer.KrumWeighting(0)),
-}
-OF_GRADIENTS = {"nash", "config"}
-"""Methods whose peer takes gradients and returns the update."""
-
-
-@pytest.mark.parametrize("count", [2, 3, 5, 10])
-@pytest.mark.parametrize("method", METHODS)
-def test_gram_method(benchmark, method: str, count: int) -> None:
-    if method == "krum" and count == 2:
-        pytest.skip("the peer's Krum needs three tasks")
-    ours, theirs = METHODS[method][0](count), None
-    try:
-        theirs = METHODS[method][1](count)
-    except ImportError as error:
-        pytest.skip(f"TorchJD's {method} is not to be had: {str(error).splitlines()[0]}")
-    grams = [torch.from_numpy(gram) for gram in conflicting(count)]
-    roots = [torch.linalg.cholesky(gram) for gram in grams]
-    losses = torch.ones(count, dtype=torch.float64)
-    inputs = roots if method in OF_GRADIENTS else grams
-    times: tuple[list[float], list[float]] = ([], [])
-    rotation = cycle(range(len(grams)))
-
-    def turn() -> None:
-        block = [next(rotation) for _ in range(5)]
-        begin = time.perf_counter()
-        for index in block:
-            ours(grams[index], losses)
-        middle = time.perf_counter()
-        for index in block:
-            theirs(inputs[index])
-        end = time.perf_counter()
-        times[0].append((middle - begin) / len(block))
-        times[1].append((end - middle) / len(block))
-
-    def difference(index: int) -> float:
-        answer = theirs(inputs[index])
-        updates = [ours(grams[index], losses) @ roots[index], answer]
-        if method not in OF_GRADIENTS:
-            updates[1] = answer @ roots[index]
-        first, second = (update / update.norm() for update in updates)
-        return float((first - second).norm())
-
-    benchmark.group = f"Gram methods, T={count}"
-    benchmark.pedantic(turn, rounds=20, warmup_rounds=2)
-    ratio = statistics.median(b / a for a, b in zip(times[0][2:], times[1][2:], strict=True))
-    apart = statistics.median(difference(index) for index in range(10))
-    benchmark.extra_info["ratio"], benchmark.extra_info["difference"] = round(ratio, 2), apart
-    first, second = (statistics.median(found[2:]) * 1e6 for found in times)
-    print(f"{method:9} T={count:<3} {first:8.0f} us, TorchJD {second:9.0f} us, {ratio:7.1f} x"
-          f"  difference {apart:.1e}")  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        steps = {name: rotating(solve) for name, solve in solvers.items()}
+        turns = Turns(steps, time.process_time, 5, untimed=True).run(benchmark, 0.6 if tables.quick else 2)
+    for name in ("quadprog", "cvxpy"):
+        table = "The min-norm point: times faster than a generic solver"
+        tables.ratio(table, name, f"T={count}", turns.ahead("ours", name))
+        tables.mean(table, name, IN_MEAN, MEAN)
