@@ -141,7 +141,8 @@ class Experiment:
         }
         with suppress(RunFailedError):  # that a method gives up on this batch is no reason not to train
             batch = two if isinstance(split, Mapping) else two[""]
-            engine.step(batch, others=[batch] * (weighting.needs.batches - 1))
+            others = [batch] * (weighting.needs.batches - 1)
+            engine.step(batch, others=others, rate=self.run.protocol["lr"])
         return weighting
 
     def execute(self, watcher: Watcher, stopped: Callable[[], bool]) -> list[Result]:

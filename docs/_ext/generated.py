@@ -115,6 +115,7 @@ def _facts(kind: str, cls: Any) -> Iterator[tuple[str, str]]:
             "losses": "the losses",
             "gram": "the Gram matrix of the task gradients",
             "cross": "the products of task gradients of two batches; draws three batches a step",
+            "bilevel": "what a step on one batch does to another; draws two batches a step",
             "jacobian": "the task gradients",
         }
         yield "Looks at", looks[cls.needs.value]

@@ -28,6 +28,8 @@ _NEEDS = {
     "each task; with --grad features about as much as equal weighting",
     "cross": "the products of task gradients of two batches: a step draws three batches, so an epoch has a "
     "third of the steps, and costs two backward passes of the shared part for each task and one more",
+    "bilevel": "what a step on one batch does to another: a step draws two batches, so an epoch has half of "
+    "the steps, and costs two backward passes for each task or more",
     "jacobian": "the task gradients: a step costs one backward pass of the shared part for each task, and "
     "the memory of one gradient for each",
 }

@@ -5,7 +5,7 @@ from mtlbench.contracts.auxiliary import Auxiliary
 from mtlbench.contracts.dataset import SPLITS, Batch, Dataset, Split, SplitName
 from mtlbench.contracts.encoder import Encoder, EncoderFactory, Pyramid, PyramidShape
 from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Output, Task, Vector, labelled
-from mtlbench.contracts.weighting import Need, Weighting
+from mtlbench.contracts.weighting import Lookahead, Need, Weighting
 
 __all__ = [
     "SPLITS",
@@ -17,6 +17,7 @@ __all__ = [
     "EncoderFactory",
     "Features",
     "Likelihood",
+    "Lookahead",
     "Loss",
     "Map",
     "Metric",

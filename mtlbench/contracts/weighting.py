@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,44 @@ class Need(Enum):
     LOSSES = "losses"
     GRAM = "gram"
     CROSS = "cross"
+    BILEVEL = "bilevel"
     JACOBIAN = "jacobian"
 
     @property
     def batches(self) -> int:
         """How many independent batches a step draws; an epoch has as many times fewer steps."""
-        return 3 if self is Need.CROSS else 1
+        return {Need.CROSS: 3, Need.BILEVEL: 2}.get(self, 1)
 
     @property
     def small(self) -> bool:
-        """Whether the statistic is a matrix of T rows, in float64 on the CPU, where the state is then too."""
-        return self in (Need.GRAM, Need.CROSS)
+        """Whether it looks at matrices of T rows, in float64 on the CPU, where the state is then too."""
+        return self in (Need.GRAM, Need.CROSS, Need.BILEVEL)
+
+
+class Lookahead(Protocol):
+    """What a BILEVEL method may ask: how training on one batch changes the losses of another.
+
+    J [T, P] are the task gradients of the training batch by all parameters that the tasks train, their heads
+    included; K are those of the held-out batch. All answers are float64 on the CPU. The model is as before
+    after each question.
+
+    rate: the learning rate of this step.
+    """
+
+    rate: float
+
+    def gram(self) -> Tensor:
+        """Return the Gram matrix ``[2 T, 2 T]`` of J, then K."""
+
+    def cross(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return J Kᵀ ``[T, T]`` and the held-out losses ``[T]`` where ``- Jᵀ steps`` leads (steps [T]).
+
+        J is taken where the model is, K there: element (i, j), times -1, is the derivative of held-out loss j
+        by ``steps[i]``.
+        """
+
+    def losses(self, steps: Tensor, count: int) -> Tensor:
+        """Return the training batch's losses ``[T]`` after ``count`` moves by ``- Jᵀ steps``, J each anew."""
 
 
 class Weighting(nn.Module, ABC):
@@ -48,11 +75,13 @@ class Weighting(nn.Module, ABC):
     - CROSS: ``forward(cross [T, T], losses [T])`` -> weights ``[T]`` of a batch, where ``cross`` is J₁ J₂ᵀ in
       float64 on the CPU, of two other batches: all three are independent, so J₁ J₂ᵀ is an unbiased estimate
       of the Gram matrix of the expected gradients, which J Jᵀ is not;
+    - BILEVEL: ``forward(ahead, losses [T])`` -> weights ``[T]`` of a training batch whose ``losses`` these
+      are, or ``[2, T]`` of it and of a held-out batch; ``ahead`` is a `Lookahead`. `heads` is "weighted";
     - JACOBIAN: ``forward(jacobian [T, P], losses [T])`` -> the update ``[P]``.
 
-    State and arguments are on one device: the CPU for GRAM and CROSS, else where the model is trained. The
-    hooks get float64 losses there. A method that wraps another is its submodule's only caller: it forwards
-    the hooks.
+    State and arguments are on one device: the CPU for GRAM, CROSS and BILEVEL, else where the model is
+    trained. The hooks get float64 losses there. A method that wraps another is its submodule's only caller:
+    it forwards the hooks.
 
     The optimiser steps the parameters of a LOSSES method, through the objective that it returns. A GRAM or
     JACOBIAN method that learns something updates it itself, in ``forward`` or in a hook.

@@ -8,8 +8,9 @@ trunk, in one of three ways:
 - parameters: one pull for each task, the Gram matrix of the results, their combination into ``.grad``;
 - features: the Gram matrix of the cotangents themselves, then ONE pull of their combination.
 
-A CROSS method compares the gradients of two further batches, which are pulled task by task; the batch of the
-update is then pulled once, weighted.
+A CROSS method compares the gradients of two further batches, which are pulled task by task; the batch of
+the update is then pulled once, weighted. A BILEVEL method asks how steps on one batch change another (see
+`ModelLookahead`).
 
 A batch may come in parts: over time (micro-batches of one process) and over space (the shares of several
 processes). Either way a part's loss is its sum over the count of the whole batch, so that gradients are sums
@@ -29,6 +30,7 @@ from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Vector,
 from mtlbench.errors import MtlbenchError, RunFailedError
 from mtlbench.gradients.ghost import Ghosts, find
 from mtlbench.gradients.gram import Gradient, combine, cross_gram, gram
+from mtlbench.gradients.lookahead import ModelLookahead
 from mtlbench.gradients.moment import Moment
 from mtlbench.gradients.precision import Precision, at_least_float32
 from mtlbench.parallel import ALONE, Ranks
@@ -46,11 +48,11 @@ class Step:
     """What one step saw.
 
     losses: float64 ``[T]`` on the CPU, NaN for a task without a label in the batch. weights: float64 ``[T]``,
-    what each task's gradient was multiplied by (the mean over `Weighting.blocks`); None where the method gave
-    an update and no weights. gram: float64 ``[T, T]``, the products of the task gradients, NaN for a task
-    without a label; None where nobody computed them. penalty: the architecture's extra term of the objective,
-    a scalar; None for none.
-    skipped: whether a gradient left the range of half precision; then there is nothing to step with.
+    what each task's gradient was multiplied by (the mean over `Weighting.blocks`, the sum over two batches);
+    None where the method gave an update and no weights. gram: float64 ``[T, T]``, the products of the task
+    gradients, NaN for a task without a label; None where nobody computed them. penalty: the architecture's
+    extra term of the objective, a scalar; None for none. skipped: whether a gradient left the range of half
+    precision; then there is nothing to step with.
     """
 
     losses: Tensor
@@ -58,6 +60,10 @@ class Step:
     gram: Tensor | None = None
     penalty: Tensor | None = None
     skipped: bool = False
+
+
+class _Overflow(Exception):
+    """A gradient left the range of half precision where a step ahead led."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,8 @@ class GradientEngine:
             )
         if weighting.needs is Need.LOSSES and weighting.heads != "weighted":
             raise MtlbenchError(f"{method}: one backward of weighted losses always weights the heads too")
+        if weighting.needs is Need.BILEVEL and weighting.heads != "weighted":
+            raise MtlbenchError(f"{method}: a bilevel method trains heads by its weights too")
         if weighting.blocks != "model" and (weighting.needs is not Need.GRAM or weighting.every != 1):
             raise MtlbenchError(f"{method}: only weights from Gram matrices of every step can go by block")
         if space == "features":
@@ -323,6 +331,7 @@ class GradientEngine:
         names: Sequence[str] | None = None,
         probe: bool = False,
         others: Sequence[Parts] = (),
+        rate: float = 0.0,
     ) -> Step:
         """Fill ``.grad`` of every parameter for one batch; it must be empty (None) before.
 
@@ -330,8 +339,9 @@ class GradientEngine:
         holds the graph of one part at a time. names: the tasks that have a label in any part (None: all); the
         others are left out of the weighting, since a zero gradient would look like a solved task to it.
         probe: compute `Step.gram` also for a method that has no use for it; the update is the same, bit for
-        bit. others: the further batches that the method draws in a step, `Need.batches` less 1; with them
-        `Step.gram` is of the first of them.
+        bit. others: the further batches that the method draws in a step, `Need.batches` less 1; for CROSS
+        `Step.gram` is of the first of them, for BILEVEL it is the held-out batch. rate: the learning rate,
+        which a BILEVEL method may look at.
         """
         needs = self.weighting.needs
         if len(others) != needs.batches - 1:
@@ -349,6 +359,8 @@ class GradientEngine:
         reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
         if reuse:
             step = self._reuse(parts, present, whole)
+        elif needs is Need.BILEVEL:
+            step = self._weigh_bilevel(parts, present, _parts(others[0]), rate)
         elif others:
             step = self._weigh_cross(parts, present, whole, [_parts(other) for other in others])
         elif needs is Need.LOSSES:
@@ -650,6 +662,76 @@ class GradientEngine:
             for part in parts:
                 self._pull_weighted(part, names, whole, weights, own)
         return self._follow(losses, penalty, names, weights, own)
+
+    def _weigh_bilevel(
+        self, parts: Sequence[Batches], names: list[str], held: Sequence[Batches], rate: float
+    ) -> Step:
+        """Weigh a batch, or it and a held-out batch, by what steps on the one do to the other."""
+        rows, rest, losses, penalty = self._all_rows(parts, names)
+        if not losses.isfinite().all():
+            return self._step(losses, penalty)
+        if not rows:
+            return self._step(losses, penalty, skipped=True)
+
+        def evaluate(batch: Sequence[Batches]) -> tuple[list[Gradient], Tensor]:
+            found, _, seen, _ = self._all_rows(batch, names)
+            if not found and seen.isfinite().all():
+                raise _Overflow
+            return found, seen
+
+        modules = [self.architecture, *[self.heads[name] for name in names]]
+        ahead = ModelLookahead(
+            self._parameters,
+            [buffer for module in modules for buffer in module.buffers()],
+            rows,
+            lambda: evaluate(parts),
+            lambda: evaluate(held),
+            rate,
+        )
+        if self._probing:
+            self._gram = gram([self._shared(row[: len(self._trunk)]) for row in rows])
+        count = len(names)
+        try:
+            result = self.weighting(ahead, losses.cpu().double())
+        except _Overflow:
+            return self._step(losses, penalty, skipped=True)
+        weights = self._given(result, torch.Size([count]), torch.Size([2, count]))
+        if weights.dim() == 2 and self.scale != "published":
+            method = type(self.weighting).__name__
+            raise MtlbenchError(f"--scale {self.scale}: {method} weighs two batches; leave --scale out")
+        weights = self._rescale(weights).view(-1, count)
+        chosen = rows if len(weights) == 1 else [*rows, *ahead.held_rows]
+        update = combine(chosen, weights.flatten().tolist())
+        for parameter, gradient, extra in zip(self._parameters, update, rest, strict=True):
+            if gradient is not None and extra is not None:
+                gradient = gradient.add_(extra)
+            parameter.grad = _placed(parameter, extra if gradient is None else gradient)
+        return self._follow(losses, penalty, names, weights.sum(0).tolist(), [1.0] * count, collected=True)
+
+    def _all_rows(
+        self, parts: Sequence[Batches], names: list[str]
+    ) -> tuple[list[Gradient], list[Tensor | None], Tensor, Tensor | None]:
+        """Return each task's gradient by the trunk and all heads, the penalty's, the losses and the penalty.
+
+        There are no rows where a loss is not finite or a gradient left the range of half precision. Every
+        ``.grad`` is empty afterwards.
+        """
+        trunk: list[list[Tensor | None]] = []
+        whole = self._whole(parts, names)
+        losses, penalty = self._totals([self._pull_all(part, names, whole, trunk) for part in parts])
+        usable = bool(losses.isfinite().all()) and self._collect(trunk)
+        found = [p.grad for p in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        if not usable:
+            return [], [], losses, penalty
+        size = len(self._trunk)
+        owners = [name for name in self.tasks for _ in self.heads[name].parameters()]
+        rows = [
+            [*row, *[g if owner == name else None for g, owner in zip(found[size:], owners, strict=True)]]
+            for name, row in zip(names, trunk, strict=True)
+        ]
+        return [*rows], [*found[:size], *[None] * len(owners)], losses, penalty
 
     def _update_features(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
         """Ask a Jacobian method about the cotangents of all samples, in the order of the whole batch."""

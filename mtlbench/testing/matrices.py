@@ -34,13 +34,15 @@ class Matrix:
         return torch.from_numpy(jacobian @ jacobian.T)
 
     @cached_property
-    def cross(self) -> Tensor:
-        """``J J'ᵀ`` ``[T, T]`` in float64 with the gradients J' of another batch, which are not symmetric.
-
-        Each row of J' is made of that row of J alone, and grows with it.
-        """
+    def held_out(self) -> Tensor:
+        """The gradients of another batch, float64 ``[T, P]``: each row made of that row of J alone."""
         jacobian = self.jacobian.double()
-        return jacobian @ (jacobian + 0.7 * jacobian.roll(1, dims=1)).T
+        return jacobian + 0.7 * jacobian.roll(1, dims=1)
+
+    @cached_property
+    def cross(self) -> Tensor:
+        """``J J'ᵀ`` ``[T, T]`` in float64 with the gradients J' of another batch: not symmetric."""
+        return self.jacobian.double() @ self.held_out.T
 
     def times(self, factor: float) -> Matrix:
         """Return what it becomes when all losses are multiplied by ``factor``."""
@@ -50,6 +52,28 @@ class Matrix:
     def pick(self, tasks: Tensor) -> Matrix:
         """Return the rows of ``tasks`` (int64), in that order."""
         return Matrix(f"{self.name}, tasks {tasks.tolist()}", self.jacobian[tasks], self.losses[tasks])
+
+
+class LinearLookahead:
+    """What a `BILEVEL` method asks, of tasks whose losses are linear: all answers are known exactly."""
+
+    rate = 1e-3
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.matrix = matrix
+
+    def gram(self) -> Tensor:
+        """See `mtlbench.contracts.Lookahead`."""
+        both = torch.cat([self.matrix.jacobian.double(), self.matrix.held_out])
+        return both @ both.T
+
+    def cross(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """See `mtlbench.contracts.Lookahead`; the held-out losses are positive, as losses are."""
+        return self.matrix.cross, self.matrix.losses.double() * 1.5
+
+    def losses(self, steps: Tensor, count: int) -> Tensor:
+        """See `mtlbench.contracts.Lookahead`."""
+        return self.matrix.losses.double() - count * (self.matrix.gram @ steps)
 
 
 def matrix_zoo() -> Iterator[Matrix]:

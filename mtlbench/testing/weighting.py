@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
-from mtlbench.testing.matrices import Matrix, matrix_zoo
+from mtlbench.testing.matrices import LinearLookahead, Matrix, matrix_zoo
 from mtlbench.testing.parts import build, inner_weightings, require_gradients, through_checkpoint, tiny_tasks
 
 PROPERTIES = frozenset({"permutation-equivariant", "scale-free", "non-conflicting"})
@@ -101,10 +101,13 @@ def _answer(weighting: Weighting, matrix: Matrix) -> Tensor:
             inputs = (gram if weighting.blocks == "model" else torch.stack([gram, 2 * gram]), losses)
         case Need.CROSS:
             inputs = (matrix.cross.clone(), losses)
+        case Need.BILEVEL:
+            inputs = (losses.double(),)
         case Need.JACOBIAN:
             inputs = (matrix.jacobian.clone(), losses)
     before = [tensor.detach().clone() for tensor in inputs]
-    answer = weighting(*inputs)
+    ahead = [LinearLookahead(matrix)] if weighting.needs is Need.BILEVEL else []
+    answer = weighting(*ahead, *inputs)
     assert all(torch.equal(a, b) for a, b in zip(before, inputs, strict=True)), (
         f"{name}: forward changes what it is given, {where}"
     )
@@ -116,7 +119,7 @@ def _answer(weighting: Weighting, matrix: Matrix) -> Tensor:
     shape: tuple[int, ...] = (matrix.count,)
     if weighting.needs is Need.JACOBIAN:
         shape = (matrix.jacobian.shape[1],)
-    elif weighting.blocks != "model":
+    elif weighting.blocks != "model" or (ahead and answer.ndim == 2):
         shape = (2, matrix.count)
     assert answer.shape == shape, f"{name}: the answer must be {shape}, got {tuple(answer.shape)} {where}"
     assert answer.isfinite().all(), f"{name}: the answer is not finite {where}: {answer.tolist()}"
@@ -159,7 +162,7 @@ def _permuted(make: Make, tasks: tuple[Task, ...], matrix: Matrix) -> Tensor:
     order = torch.randperm(matrix.count, generator=torch.Generator().manual_seed(3))
     weighting = make(tuple(tasks[i] for i in order.tolist()))
     answer = _answer(weighting, matrix.pick(order))
-    return answer if weighting.needs is Need.JACOBIAN else answer[order.argsort()]
+    return answer if weighting.needs is Need.JACOBIAN else answer[..., order.argsort()]
 
 
 def _check_same(name: str, needs: Need, what: str, matrix: Matrix, expected: Tensor, found: Tensor) -> None:
@@ -170,7 +173,8 @@ def _check_same(name: str, needs: Need, what: str, matrix: Matrix, expected: Ten
     """
     difference, size = (found - expected).double(), expected.double().abs()
     if needs.small:
-        gram = matrix.gram
+        gram = matrix.gram if found.ndim == 1 else LinearLookahead(matrix).gram()
+        difference, size = difference.flatten(), size.flatten()
         error = (difference @ gram @ difference).clamp(min=0).sqrt()
         scale = size @ gram.diagonal().sqrt()
     elif needs is Need.JACOBIAN:

@@ -285,8 +285,9 @@ class _Loop:
             for b in fetched
         ]
         self.optimizer.zero_grad(set_to_none=True)
+        rate = self.optimizer.param_groups[0]["lr"]
         probe = self.run.probe > 0 and progress.steps % self.run.probe == 0
-        step: Step = self.engine.step(batch, present, probe=probe, others=others)
+        step: Step = self.engine.step(batch, present, probe=probe, others=others, rate=rate)
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():
             active = [name for name in self.names if present is None or name in present]

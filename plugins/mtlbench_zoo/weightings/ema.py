@@ -41,6 +41,8 @@ class EMA(Wrapper):
         super().__init__(tasks, weightings, of)
         if not 0 <= alpha <= 1:
             raise MtlbenchError(f"ema: alpha must be from 0 to 1, got {alpha}")
+        if self.inner.needs is Need.BILEVEL:
+            raise MtlbenchError(f"ema: {of!r} learns its weights over steps already; wrap another method")
         if self.inner.needs is Need.JACOBIAN:
             raise MtlbenchError(f"ema: {of!r} gives an update and no weights that could be averaged")
         if self.inner.needs is Need.LOSSES and not self._gives_weights(weightings(of)):
