@@ -718,7 +718,7 @@ class GradientEngine:
         """
         trunk: list[list[Tensor | None]] = []
         whole = self._whole(parts, names)
-        losses, penalty = self._totals([self._pull_all(part, names, whole, trunk) for part in parts])
+        losses, penalty = self._totals([self._pull_all(part, names, whole, trunk)[0] for part in parts])
         usable = bool(losses.isfinite().all()) and self._collect(trunk)
         found = [p.grad for p in self._parameters]
         for parameter in self._parameters:
