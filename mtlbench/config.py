@@ -44,6 +44,14 @@ class Protocol:
     step_size: int = option(100, "Epochs between two drops of the step schedule.", low=1)
     gamma: float = option(0.5, "Factor of each drop of the step schedule.", above=0)
     patience: int = option(0, "Stop after so many epochs without a better validation score; 0: never.", low=0)
+    accumulate: int = option(
+        1,
+        "Cut every batch into so many micro-batches, to need less memory; their gradients are added.",
+        low=1,
+    )
+    precision: Literal["32", "bf16", "16"] = option(
+        "32", "Bits that networks compute in; bf16 and 16 by autocast, parameters and gradients stay at 32."
+    )
     clip: float = option(0.0, "Clip the norm of the whole gradient; 0: never.", low=0)
     init: Literal["he", "torch"] = option("he", "Initialisation of encoders and heads.")
 
@@ -82,6 +90,11 @@ class RunConfig(Protocol):
         "Log how the task gradients stand to each other on every so-manieth step; 0: only where the method"
         " computes them anyway. Changes no result.",
         low=0,
+    )
+    sync_bn: bool = option(
+        False,
+        "Batch norm over the samples of all processes that torchrun started; without, each uses its own, and"
+        " their number is part of the protocol.",
     )
     device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1.")
     baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")
@@ -182,9 +195,9 @@ def _convert(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value)
     if origin is Literal:
-        if value not in arguments:
+        if str(value) not in arguments:  # TOML has 16 for "16"
             raise ValueError(value)
-        return value
+        return str(value)
     if origin is tuple:
         if isinstance(value, str):
             if arguments[0] is int:

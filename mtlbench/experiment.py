@@ -22,7 +22,9 @@ from mtlbench.contracts import Dataset, Encoder, Task, Weighting
 from mtlbench.data.folder import data_folder
 from mtlbench.data.verify import verify
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
+from mtlbench.gradients import Precision
 from mtlbench.heads import HeadChoice, choose_head
+from mtlbench.parallel import ALONE, Ranks
 from mtlbench.registry import Choice, Registry, source_digest
 from mtlbench.results import Comparison, Cost, Record, Store, comparability_key, compare, run_id
 from mtlbench.results.record import SCHEMA
@@ -65,10 +67,11 @@ class Result:
 class Experiment:
     """Everything that ``mtlbench run`` was asked for, checked before anything is trained."""
 
-    def __init__(self, config: RunConfig, registry: Registry) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, registry: Registry, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
         self.store = Store(config.results)
-        self.device = pick_device(config.device)
+        self.device = pick_device(config.device) if ranks.size == 1 else ranks.device
+        Precision(config.precision).check(self.device)
         # First everything that a wrong word could spoil, then what takes time or leaves files.
         data = registry.choose("datasets", config.data)
         architecture = registry.choose("architectures", config.arch)
@@ -99,9 +102,11 @@ class Experiment:
             config.grad,
             config.scale,
             config.seeds[0],
-            config.protocol,
+            # Without --sync-bn the processes are part of what is computed: each normalises its own samples.
+            config.protocol | {"shards": 1 if config.sync_bn else ranks.size},
             registry,
             config.probe,
+            config.sync_bn,
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()
@@ -182,14 +187,15 @@ class Experiment:
         force = asked and self.config.force
         identity = self._identity(run)
         name = run_id(identity)
+        self.ranks.agree(name, "config, data or code")
         folder = (run.dataset.plugin.name, run.name)
-        kept = self.store.find(folder, name)
+        kept, has_model = self.ranks.from_first(lambda: self._find(folder, name))
         lacks_model = (
             asked
             and self.config.save_model is True
             and kept is not None
             and kept.status == "ok"
-            and not self.store.model(kept).exists()
+            and not has_model
         )
         if kept is not None and not force and not lacks_model:
             if kept.values["env"] != self._env():
@@ -207,7 +213,16 @@ class Experiment:
                 f"{run.label}: starting anew; --resume would go on from the checkpoint that is there"
             )
         try:
-            outcome = train(run, self.dataset, self.device, watcher, checkpoint, self.config.resume, stopped)
+            outcome = train(
+                run,
+                self.dataset,
+                self.device,
+                watcher,
+                checkpoint,
+                self.config.resume,
+                stopped,
+                self.ranks,
+            )
         except Interrupted:
             raise Interrupted(
                 f"{run.label}: a checkpoint is kept; the same command with --resume goes on"
@@ -220,17 +235,33 @@ class Experiment:
             describe_device(self.device),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        trained, record = record, self.store.add(record, cost, again=force)
-        if asked and self.config.save_model is not False and outcome.model:
+        keep_model = asked and self.config.save_model is not False
+        record = self.ranks.from_first(
+            lambda: self._keep(record, cost, force, outcome.model if keep_model else {}, watcher)
+        )
+        if self.ranks.first:
+            checkpoints.discard(checkpoint)
+        return Trained(record, self.store.cost(record), cached=False)
+
+    def _find(self, folder: tuple[str, str], name: str) -> tuple[Record | None, bool]:
+        """Return the record of a run, if there is one, and whether its model is there."""
+        kept = self.store.find(folder, name)
+        return kept, kept is not None and self.store.model(kept).exists()
+
+    def _keep(
+        self, trained: Record, cost: Cost, force: bool, model: dict[str, torch.Tensor], watcher: Watcher
+    ) -> Record:
+        """Store a record, and the model if there is one; return what the store holds."""
+        record = self.store.add(trained, cost, again=force)
+        if model:
             if any(trained.values[key] != record.values[key] for key in ("selection", "metrics", "losses")):
                 watcher.notice(
-                    f"{run.label}: trained again, it came out otherwise (see env in the record), so the model"
-                    " is not kept; --force keeps both"
+                    f"{record.folder[1]}: trained again, it came out otherwise (see env in the record), so"
+                    " the model is not kept; --force keeps both"
                 )
             else:
-                self.store.add_model(record, checkpoints.dumps({"model": outcome.model}))
-        checkpoints.discard(checkpoint)
-        return Trained(record, self.store.cost(record), cached=False)
+                self.store.add_model(record, checkpoints.dumps({"model": model}))
+        return record
 
     def _env(self) -> dict[str, Any]:
         return {
@@ -238,6 +269,7 @@ class Experiment:
             "torch": torch.__version__,
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
+            "processes": self.ranks.size,
         }
 
     def _identity(self, run: Run) -> dict[str, Any]:
@@ -314,6 +346,7 @@ class Experiment:
             "budget": {
                 "epochs": len(outcome.history),
                 "steps": outcome.steps,
+                "skipped": outcome.skipped,
                 "samples": outcome.samples,
             },
             "selection": {"epoch": outcome.selected[0], "score": outcome.selected[1]}

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from mtlbench import __version__
+from mtlbench.cli.together import launched, tell
 from mtlbench.errors import Interrupted, MtlbenchError, did_you_mean
 
 
@@ -128,11 +129,8 @@ def _bold(text: str) -> str:
 
 
 def _fail(message: str, code: int, label: str = "error") -> NoReturn:
-    from rich.console import Console
-    from rich.text import Text
-
-    line = Text.assemble((f"{label}:", "bold red"), " ", " ".join(message.splitlines()))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    if launched()[0] == 0:
+        tell(message, label)
     sys.exit(code)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from mtlbench.cli.together import launched, together
 from mtlbench.config import Protocol, RunConfig, flag_name
 from mtlbench.errors import RunFailedError
 
@@ -88,12 +89,15 @@ def run(config: Path | None, **flags: Any) -> None:
     from mtlbench.cli.progress import watcher
     from mtlbench.registry import Registry
 
-    with watcher(settings.quiet) as watch, _stop_signal() as stop:
+    rank, size = launched()
+    with watcher(settings.quiet or rank > 0) as watch, _stop_signal(size) as stop:
         from mtlbench.experiment import Experiment  # torch and its seconds, after the first sign of life
 
-        experiment = Experiment(settings, Registry(settings.plugin))
-        results = experiment.execute(watch, lambda: bool(stop))
-    _answer(settings, experiment, results)
+        with together(settings.device) as ranks:
+            experiment = Experiment(settings, Registry(settings.plugin), ranks)
+            results = experiment.execute(watch, lambda: bool(stop))
+    if rank == 0:
+        _answer(settings, experiment, results)
     failed = [t for r in results for t in (r.run, *r.baselines.values()) if t.record.status != "ok"]
     if failed:
         values = failed[0].record.values
@@ -136,15 +140,19 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP: the first asks to stop at the next step, a second one insists."""
+def _stop_signal(processes: int) -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGHUP: the first asks to stop at the next step, a second one insists.
+
+    With several processes torchrun hands signals on, to all of them, and insists itself after a while.
+    """
     caught: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if caught:
+        if caught and processes == 1:
             raise KeyboardInterrupt
         caught.append(number)
-        os.write(2, b"stopping after this step; once more stops at once\n")  # print is not reentrant
+        if processes == 1:
+            os.write(2, b"stopping after this step; once more stops at once\n")  # print is not reentrant
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.signal(number, handle) for number in numbers}

@@ -2,5 +2,15 @@
 
 from mtlbench.gradients.engine import Batches, GradientEngine, Step
 from mtlbench.gradients.gram import combine, cross_gram, gram
+from mtlbench.gradients.precision import Precision, at_least_float32
 
-__all__ = ["Batches", "GradientEngine", "Step", "combine", "cross_gram", "gram"]
+__all__ = [
+    "Batches",
+    "GradientEngine",
+    "Precision",
+    "Step",
+    "at_least_float32",
+    "combine",
+    "cross_gram",
+    "gram",
+]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlbench.errors import MtlbenchError
+from mtlbench.errors import MtlbenchError, RunFailedError
 
 Name = Literal["32", "bf16", "16"]
 _TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -73,8 +73,12 @@ class Precision:
         return True
 
     def overflowed(self) -> None:
-        """Halve the scale: a gradient was not finite."""
+        """Halve the scale: a gradient was not finite. Raises `RunFailedError` where that helps no longer."""
         self.scale, self._good = self.scale / 2, 0
+        if self.scale < 2.0**-14:
+            raise RunFailedError(
+                "gradients leave the range of float16 however they are scaled; use --precision bf16 or 32"
+            )
 
     def state_dict(self) -> dict[str, float]:
         """Return what a resumed run needs."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -178,31 +178,26 @@ def _connected(rank: int) -> Iterator[None]:
         ) from error
 
 
-def launched() -> tuple[int, int]:
-    """Return (rank, number of ranks) as torchrun, or whoever sets its variables, started this process."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 class Team:
-    """The connection between the processes that torchrun started, from start to end.
+    """The connection between the processes that torchrun started, or whoever sets its variables.
 
-    Use it as ``with Team(device) as ranks``. Whatever ends a rank early must pass through ``alarm``, which
-    is true for the first rank that fails: that one says why, and the others are silent.
+    Raises `MtlbenchError` where they do not find each other.
     """
 
     def __init__(self) -> None:
-        store, self.rank, self.size = next(iter(rendezvous("env://", timeout=PATIENCE)))
-        self.store = PrefixStore("mtlbench", store)
+        with _connected(int(os.environ.get("RANK", "0"))):
+            found, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        self.rank, self.size = int(rank), int(size)
+        self._store = PrefixStore("mtlbench", found)
 
     def join(self, device: torch.device) -> Ranks:
         """Connect all processes; they compute on ``device``."""
-        backend: Literal["nccl", "gloo"] = "nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with _connected(self.rank):
             dist.init_process_group(
-                backend,
-                store=PrefixStore("group", self.store),
+                "nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("group", self._store),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=PATIENCE,
@@ -210,8 +205,11 @@ class Team:
         return Ranks(self.rank, self.size, device)
 
     def alarm(self) -> bool:
-        """Return whether this is the first rank that fails."""
-        return bool(self.store.add("failures", 1) == 1)
+        """Return whether this is the first process that fails, so that one says why and the others do not."""
+        try:
+            return int(self._store.add("failures", 1)) == 1
+        except RuntimeError:  # whoever kept the count is gone
+            return self.rank == 0
 
     def leave(self) -> None:
         """End the connection."""

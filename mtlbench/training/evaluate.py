@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtlbench.contracts import Split, Task
+from mtlbench.gradients import Precision, at_least_float32
+from mtlbench.parallel import ALONE, Ranks
 from mtlbench.training.model import MultiTaskModel
 
 
@@ -29,8 +32,14 @@ def evaluate(
     split: Split | Mapping[str, Split],
     batch_size: int,
     device: torch.device,
+    ranks: Ranks = ALONE,
+    precision: Precision | None = None,
 ) -> dict[str, Scores]:
-    """Return the scores of all tasks on a split. The model is in eval mode during the call only."""
+    """Return the scores of all tasks on a split. The model is in eval mode during the call only.
+
+    Each of the ranks takes a share of the samples, every sample once; the scores are of all of them.
+    """
+    precision = precision or Precision()
     model.eval()
     meters = {task.name: _Meters(task).to(device) for task in tasks}
     totals = {task.name: torch.zeros(2, dtype=torch.float64) for task in tasks}
@@ -39,19 +48,23 @@ def evaluate(
         group = [task for task in tasks if only is None or task.name == only]
         if not group:
             continue
-        for indices in torch.split(torch.arange(len(samples)), 4 * batch_size):
+        share = torch.tensor_split(torch.arange(len(samples)), ranks.size)[ranks.rank]
+        for indices in torch.split(share, 4 * batch_size) if len(share) else ():
             batch = samples.fetch(indices).to(device)
-            outputs = model(batch.inputs, [task.name for task in group])
+            with precision.autocast(device):
+                outputs = model(batch.inputs, [task.name for task in group])
             for task in group:
-                output, target = outputs[task.name], batch.targets[task.name]
+                output, target = at_least_float32(outputs[task.name]), batch.targets[task.name]
                 total, count = task.loss.terms(output, target)
                 totals[task.name] += torch.stack([total.cpu().double(), count.cpu().double()])
                 meters[task.name].update(output, target)
     model.train()
+    ranks.sum(list(totals.values()))
+    scores = {task.name: meters[task.name].gathered(ranks) for task in tasks}
     return {
         task.name: Scores(
             float(totals[task.name][0] / totals[task.name][1]) if totals[task.name][1] else None,
-            meters[task.name].scores(),
+            scores[task.name],
         )
         for task in tasks
     }
@@ -72,9 +85,41 @@ class _Meters(MetricCollection):
             compute_groups=list(groups.values()),
         )
 
+    def gathered(self, ranks: Ranks) -> dict[str, float | None]:
+        """Return what `scores` gives for what all ranks accumulated, in their order."""
+        if ranks.size == 1:
+            return self.scores()
+        # torchmetrics' own way stalls where a rank has seen nothing, so states are joined here, and computed
+        # where at least one sample was seen.
+        leaders = [getattr(self, group[0]) for group in self.compute_groups.values()]
+        states = ranks.gather([_to_cpu(metric.metric_state) for metric in leaders])
+        for number, metric in enumerate(leaders):
+            for name, reduce in metric._reductions.items():
+                found = [state[number][name] for state in states]
+                if isinstance(found[0], list):
+                    joined: Any = [value.to(metric.device) for values in found for value in values]
+                else:
+                    joined = torch.stack(found).to(metric.device)
+                    joined = joined if reduce is None else reduce(joined)
+                setattr(metric, name, joined)
+        for metric in self.values(copy_state=False):
+            metric.distributed_available_fn = _never
+        return ranks.from_first(self.scores)
+
     def scores(self) -> dict[str, float | None]:
         """Return each metric's value by its name; None where it is not finite."""
         return {self.names[key]: _number(value) for key, value in self.compute().items()}
+
+
+def _never() -> bool:
+    return False
+
+
+def _to_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [item.cpu() for item in value] if isinstance(value, list) else value.cpu()
+        for name, value in state.items()
+    }
 
 
 def _number(value: Tensor) -> float | None:

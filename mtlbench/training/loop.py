@@ -20,6 +20,7 @@ from torch import Tensor
 from mtlbench.contracts import Batch, Dataset, Split, Task, labelled
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 from mtlbench.gradients import Batches, Step
+from mtlbench.parallel import ALONE, Ranks, synchronise_batch_norm
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training import conflicts
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
@@ -36,7 +37,8 @@ class Outcome:
 
     status: ``ok``, ``diverged`` (a loss was not finite) or ``failed`` (a solver gave up); reason: why it is
     not ok. test: scores of the selected epoch on the test split, empty unless ok. selected: (epoch, score)
-    of the selection rule. parameters: numbers of trainable parameters by part. model: the selected state of
+    of the selection rule. parameters: numbers of trainable parameters by part. skipped: steps that were not
+    made, because a gradient left the range of half precision. model: the selected state of
     the model, on the CPU, empty unless ok. The last three are measured.
     """
 
@@ -46,6 +48,7 @@ class Outcome:
     history: list[dict[str, Any]]
     selected: tuple[int, float] | None
     parameters: dict[str, int]
+    skipped: int
     model: dict[str, Tensor]
     steps: int
     samples: int
@@ -61,6 +64,7 @@ class _Progress:
     epoch: int = 0
     step: int = 0
     steps: int = 0
+    skipped: int = 0
     samples: int = 0
     since_best: int = 0
     best_epoch: int = 0
@@ -84,14 +88,19 @@ class _Loader:
 
     A step takes as many batches as the weighting needs, one after another, so that an epoch is one pass over
     the data for every method. Batches that do not fill a last step are left out of their epoch.
+
+    A batch is cut into micro-batches and each of these into the shares of the ranks, all of them contiguous;
+    so what is drawn does not depend on how many there are.
     """
 
-    def __init__(self, split: Split | Mapping[str, Split], tasks: list[str], run: Run, batches: int) -> None:
+    def __init__(
+        self, split: Split | Mapping[str, Split], tasks: list[str], run: Run, batches: int, ranks: Ranks
+    ) -> None:
         self.parts = {t: split[t] for t in tasks} if isinstance(split, Mapping) else {"": split}
         self.joint = not isinstance(split, Mapping)
         self.run = run
         self.size: int = run.protocol["batch_size"]
-        self.batches = batches
+        self.batches, self.ranks = batches, ranks
         self.steps = max(max(self._batches(len(part)) for part in self.parts.values()) // batches, 1)
 
     def _batches(self, samples: int) -> int:
@@ -99,8 +108,8 @@ class _Loader:
         whole, rest = divmod(samples, self.size)
         return max(whole + (rest > 1), 1)
 
-    def epoch(self, epoch: int, start: int) -> Iterator[list[Batches]]:
-        """Yield the batches of each step from step ``start`` on.
+    def epoch(self, epoch: int, start: int) -> Iterator[tuple[list[list[Batches]], int]]:
+        """Yield the batches of each step from step ``start`` on, each in parts, and the samples of all ranks.
 
         A task with fewer samples begins anew after its last; so do all where one step takes more than all.
         """
@@ -109,17 +118,36 @@ class _Loader:
             for name, part in self.parts.items()
         }
         for step in range(start, self.steps):
-            yield [
-                self._fetch(orders, number)
-                for number in range(step * self.batches, (step + 1) * self.batches)
+            drawn = [
+                {name: orders[name][n % self._batches(len(part))] for name, part in self.parts.items()}
+                for n in range(step * self.batches, (step + 1) * self.batches)
             ]
+            samples = sum(len(indices) for batch in drawn for indices in batch.values())
+            yield [self._fetch(batch) for batch in drawn], samples
 
-    def _fetch(self, orders: Mapping[str, Sequence[Tensor]], number: int) -> Batches:
-        found = {
-            name: part.fetch(orders[name][number % self._batches(len(part))])
-            for name, part in self.parts.items()
-        }
-        return found[""] if self.joint else found
+    def _fetch(self, drawn: Mapping[str, Tensor]) -> list[Batches]:
+        """Return this rank's share of every micro-batch."""
+        micro = {name: _cut(indices, self.run.protocol["accumulate"]) for name, indices in drawn.items()}
+        found: list[Batches] = []
+        for number in range(max(map(len, micro.values()))):
+            part = {
+                name: self._share(self.parts[name], pieces[number] if number < len(pieces) else pieces[0][:0])
+                for name, pieces in micro.items()
+            }
+            found.append(part[""] if self.joint else part)
+        return found
+
+    def _share(self, split: Split, indices: Tensor) -> Batch:
+        shares = _cut(indices, self.ranks.size)
+        if self.ranks.rank < len(shares) and len(indices):
+            return split.fetch(shares[self.ranks.rank])
+        one = split.fetch(torch.zeros(1, dtype=torch.int64))  # nothing, in the shape of something
+        return Batch(one.inputs[:0], {name: target[:0] for name, target in one.targets.items()})
+
+
+def _cut(indices: Tensor, count: int) -> Sequence[Tensor]:
+    """Cut into ``count`` pieces, or fewer, since batch normalisation cannot work on one sample."""
+    return torch.tensor_split(indices, min(count, max(len(indices) // 2, 1)))
 
 
 def train(
@@ -130,14 +158,16 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train, select and test one run.
 
     checkpoint: where to keep the state, after every epoch and when ``stopped()`` turns true (then
     `Interrupted` is raised). resume: go on from there if it exists; the outcome is the same, bit for bit, as
-    without the interruption. Raises `MtlbenchError` for a combination that cannot work, before training.
+    without the interruption. ranks: the processes that train together; all must call this, and the first
+    writes the checkpoint. Raises `MtlbenchError` for a combination that cannot work, before training.
     """
-    return _Loop(run, dataset, device, reporter, checkpoint, resume, stopped).train()
+    return _Loop(run, dataset, device, reporter, checkpoint, resume, stopped, ranks).train()
 
 
 class _Loop:
@@ -150,8 +180,9 @@ class _Loop:
         checkpoint: Path | None,
         resume: bool,
         stopped: Callable[[], bool],
+        ranks: Ranks,
     ) -> None:
-        self.run, self.dataset, self.device = run, dataset, device
+        self.run, self.dataset, self.device, self.ranks = run, dataset, device, ranks
         self.reporter, self.checkpoint, self.stopped = reporter, checkpoint, stopped
         self.peak = PeakMemory(device)
         self.tasks = choose_tasks(dataset, run.tasks)
@@ -162,14 +193,19 @@ class _Loop:
         # What computes on a T x T matrix does it on the CPU, so its state stays there.
         self.side = torch.device("cpu") if self.weighting.needs.small else device
         self.weighting.to(self.side)
-        self.engine = build_engine(run, dataset, self.model, self.weighting)
+        ranks.overwrite([*self.model.state_dict().values(), *self.weighting.parameters()])
+        if run.sync_bn:
+            synchronise_batch_norm(self.model, ranks)
+        if not ranks.first:  # dropout masks must differ
+            seed_everything(derive(run.seed, "training", "process", ranks.rank))
+        self.engine = build_engine(run, dataset, self.model, self.weighting, ranks)
         self.optimizer = build_optimizer(run.protocol, self.model, self.weighting)
-        self.loader = _Loader(dataset.split("train"), self.names, run, self.weighting.needs.batches)
+        self.loader = _Loader(dataset.split("train"), self.names, run, self.weighting.needs.batches, ranks)
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
-        if resume and checkpoint is not None and checkpoint.exists():
+        if resume and checkpoint is not None and ranks.from_first(checkpoint.exists):
             with checkpoints.readable(checkpoint):
-                self._restore(checkpoints.load(checkpoint))
+                self._restore(ranks.from_first(lambda: checkpoints.load(checkpoint)), checkpoint)
 
     def train(self) -> Outcome:
         protocol, progress = self.run.protocol, self.progress
@@ -202,6 +238,7 @@ class _Loop:
             progress.history,
             (progress.best_epoch, progress.best_score) if progress.best_epoch else None,
             self._count_parameters(),
+            progress.skipped,
             {name: value.cpu() for name, value in self.best.items()} if status == "ok" else {},
             progress.steps,
             progress.samples,
@@ -222,10 +259,11 @@ class _Loop:
         self.model.train()
         self.weighting.train()
         self.model.architecture.start_epoch(progress.epoch, self.run.protocol["epochs"])
-        for batches in self.loader.epoch(progress.epoch, progress.step):
-            if self.stopped():
+        for batches, samples in self.loader.epoch(progress.epoch, progress.step):
+            if self.ranks.any(self.stopped()):
                 raise Interrupted("stopped")
             began = time.perf_counter()
+            progress.samples += samples
             self._step(batches)
             progress.step_ms.append((time.perf_counter() - began) * 1e3)
             progress.step += 1
@@ -270,20 +308,12 @@ class _Loop:
         """The tasks that select: all but auxiliary ones, unless there are no others."""
         return [task for task in self.tasks if not task.auxiliary] or list(self.tasks)
 
-    def _step(self, fetched: Sequence[Batches]) -> None:
+    def _step(self, fetched: Sequence[Sequence[Batches]]) -> None:
         progress = self.progress
         present = self._labelled(fetched) if self.dataset.partial else None
-        progress.samples += sum(
-            len(part.inputs) for b in fetched for part in ([b] if isinstance(b, Batch) else b.values())
-        )
         if present is not None and not present:
             return
-        batch, *others = [
-            b.to(self.device)
-            if isinstance(b, Batch)
-            else {name: part.to(self.device) for name, part in b.items()}
-            for b in fetched
-        ]
+        batch, *others = [[_placed(part, self.device) for part in parts] for parts in fetched]
         self.optimizer.zero_grad(set_to_none=True)
         rate = self.optimizer.param_groups[0]["lr"]
         probe = self.run.probe > 0 and progress.steps % self.run.probe == 0
@@ -296,12 +326,15 @@ class _Loop:
                 f"the loss of {', '.join(bad)} is not finite in epoch {progress.epoch + 1},"
                 f" step {progress.step + 1}"
             )
+        progress.losses.append(step.losses.tolist())
+        if step.skipped:
+            progress.skipped += 1
+            return
         if self.run.protocol["clip"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.protocol["clip"])
         self.optimizer.step()
         self.weighting.after_step(lambda: self._losses_again(batch, present))
         progress.steps += 1
-        progress.losses.append(step.losses.tolist())
         if step.weights is not None:
             progress.weights.append(step.weights.tolist())
         if step.penalty is not None:
@@ -311,7 +344,7 @@ class _Loop:
         self.reporter.stepped(dict(zip(self.names, step.losses.tolist(), strict=True)))
 
     @torch.no_grad()
-    def _losses_again(self, batch: Batches, present: list[str] | None) -> Tensor:
+    def _losses_again(self, batch: Sequence[Batches], present: list[str] | None) -> Tensor:
         """Return the batch's losses after the step, float64 [T], as training sees them.
 
         In train mode, so that they compare with the losses before the step; what the extra forward does to
@@ -323,18 +356,32 @@ class _Loop:
             buffer.copy_(value)
         return torch.stack(list(losses.values())).cpu().double().to(self.side)
 
-    def _labelled(self, batches: Sequence[Batches]) -> list[str]:
-        """Return the tasks that have at least one label in each of the batches."""
-        found = []
-        for name in self.names:
-            parts = [batch if isinstance(batch, Batch) else batch[name] for batch in batches]
-            if all(bool(labelled(part.targets[name]).any()) for part in parts):
-                found.append(name)
-        return found
+    def _labelled(self, batches: Sequence[Sequence[Batches]]) -> list[str]:
+        """Return the tasks that have at least one label in each of the batches, on whatever rank."""
+        counts = [
+            float(
+                sum(
+                    bool(labelled((part if isinstance(part, Batch) else part[name]).targets[name]).any())
+                    for part in parts
+                )
+            )
+            for name in self.names
+            for parts in batches
+        ]
+        found = torch.tensor(self.ranks.total(counts)).view(len(self.names), len(batches)).all(1)
+        return [name for name, there in zip(self.names, found.tolist(), strict=True) if there]
 
     def _evaluate(self, split: Any) -> dict[str, Scores]:
+        # Running statistics are the first rank's, which are also what is kept.
+        self.ranks.overwrite(list(self.model.buffers()))
         return evaluate(
-            self.model, self.tasks, self.dataset.split(split), self.run.protocol["batch_size"], self.device
+            self.model,
+            self.tasks,
+            self.dataset.split(split),
+            self.run.protocol["batch_size"],
+            self.device,
+            self.ranks,
+            self.engine.precision,
         )
 
     def _count_parameters(self) -> dict[str, int]:
@@ -354,35 +401,50 @@ class _Loop:
         if self.checkpoint is None:
             return
         self.progress.peak_mb = max(self.progress.peak_mb, self.peak.read())
-        checkpoints.save(
-            self.checkpoint,
-            {
-                "model": self.model.state_dict(),
-                "best": self.best,
-                "weighting": self.weighting.state_dict(),
-                "engine": self.engine.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "progress": vars(self.progress),
-                "rng": torch.get_rng_state(),
-                "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-                "rng_numpy": _plain(np.random.get_state(legacy=True)),
-                "rng_python": _plain(random.getstate()),
-            },
+        path, drawn = self.checkpoint, self.ranks.gather(self._random())
+        self.ranks.from_first(
+            lambda: checkpoints.save(
+                path,
+                {
+                    "model": self.model.state_dict(),
+                    "best": self.best,
+                    "weighting": self.weighting.state_dict(),
+                    "engine": self.engine.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "progress": vars(self.progress),
+                    "random": drawn,
+                },
+            )
         )
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _random(self) -> dict[str, Any]:
+        """Return where the generators of this rank stand."""
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "numpy": _plain(np.random.get_state(legacy=True)),
+            "python": _plain(random.getstate()),
+        }
+
+    def _restore(self, state: dict[str, Any], checkpoint: Path) -> None:
+        if len(state["random"]) != self.ranks.size:
+            raise MtlbenchError(
+                f"checkpoint '{checkpoint}' was left by {len(state['random'])} processes, and these are"
+                f" {self.ranks.size}: go on with as many, or leave --resume out"
+            )
         self.model.load_state_dict(state["model"])
         self.best = state["best"]
         self.weighting.load_state_dict(state["weighting"])
         self.engine.load_state_dict(state["engine"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = _Progress(**state["progress"])
-        torch.set_rng_state(state["rng"])
-        if state["rng_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
-        name, keys, *rest = state["rng_numpy"]
+        drawn = state["random"][self.ranks.rank]
+        torch.set_rng_state(drawn["torch"])
+        if drawn["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["cuda"], self.device)
+        name, keys, *rest = drawn["numpy"]
         np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-        version, words, gauss = state["rng_python"]
+        version, words, gauss = drawn["python"]
         random.setstate((version, tuple(words), gauss))
 
 
@@ -395,10 +457,15 @@ def seed_everything(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of ``--device``; ``auto`` prefers CUDA, then CPU. Raises `MtlbenchError`."""
+def pick_device(name: str, place: int | None = None) -> torch.device:
+    """Return the device of ``--device``; ``auto`` prefers CUDA, then CPU. Raises `MtlbenchError`.
+
+    place: number of this process on its machine, where several train together: which GPU it takes.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and place is not None:
+        name = f"cuda:{place}"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise MtlbenchError(f"'device' must be auto, cpu, cuda or cuda:N, found '{name}'")
     try:
@@ -408,6 +475,12 @@ def pick_device(name: str) -> torch.device:
         first = str(error).splitlines()[0]
         raise MtlbenchError(f"'device': '{name}' can't be used here: {first}") from None
     return device
+
+
+def _placed(batch: Batches, device: torch.device) -> Batches:
+    if isinstance(batch, Batch):
+        return batch.to(device)
+    return {name: part.to(device) for name, part in batch.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mtlbench.contracts import Architecture, Dataset, Encoder, Task, Weighting
 from mtlbench.errors import MtlbenchError, did_you_mean
-from mtlbench.gradients import GradientEngine
+from mtlbench.gradients import GradientEngine, Precision
 from mtlbench.heads import HeadChoice, build_head, he_initialise
+from mtlbench.parallel import ALONE, Ranks
 from mtlbench.registry import Choice, Registry
 from mtlbench.spec import format_by_task
 from mtlbench.training.seeds import derive, stream
@@ -40,7 +41,8 @@ class Run:
     encoders: one for each of `tasks`, often the same for all. heads: those that were asked for, by task; the
     others follow from output and encoder. probe: on every so-manieth step the task gradients are compared,
     also for a method that has no use for them; 0 for never. It changes what is logged and no result, so it is
-    no part of what the run is.
+    no part of what the run is. sync_bn: batch norm over the samples of all processes; what it changes is in
+    the protocol (``shards``).
     """
 
     architecture: Choice
@@ -55,6 +57,7 @@ class Run:
     protocol: dict[str, Any]
     registry: Registry = field(repr=False, compare=False)
     probe: int = field(default=0, compare=False)
+    sync_bn: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -144,7 +147,9 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
     return MultiTaskModel(architecture, heads), weighting
 
 
-def build_engine(run: Run, dataset: Dataset, model: MultiTaskModel, weighting: Weighting) -> GradientEngine:
+def build_engine(
+    run: Run, dataset: Dataset, model: MultiTaskModel, weighting: Weighting, ranks: Ranks = ALONE
+) -> GradientEngine:
     """Return the engine that computes the updates of ``run``; refuses what does not fit together."""
     return GradientEngine(
         model.architecture,
@@ -154,4 +159,6 @@ def build_engine(run: Run, dataset: Dataset, model: MultiTaskModel, weighting: W
         run.grad,
         dataset.per_task,
         run.scale,
+        ranks,
+        Precision(run.protocol["precision"]),
     )
