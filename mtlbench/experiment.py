@@ -112,7 +112,7 @@ class Experiment:
         self._check_combination()
         self._fingerprint, self._oddities = verify(self.dataset)
         self._counts = self.dataset.counts()
-        self._core = _digest(*CORE)
+        self._core = code_digest(*CORE)
 
     def _check_combination(self) -> None:
         """Make one step on two samples: what cannot work is refused before any baseline is trained."""
@@ -286,7 +286,7 @@ class Experiment:
             origin = Path(choice.plugin.origin).name
             own = choice is self.run.weighting
             modules = self._weighting_modules if own else [choice.plugin.module]
-            return {"origin": origin, "source": _digest(*modules)}
+            return {"origin": origin, "source": code_digest(*modules)}
 
         parts = {
             "architecture": run.architecture,
@@ -385,7 +385,7 @@ def _chosen(text: str, task: Task) -> HeadChoice:
 
 
 @cache
-def _digest(*modules: str) -> str:
+def code_digest(*modules: str) -> str:
     """Return a hash of the source of these modules and of what they import; read once in a process."""
     return hashlib.sha256(" ".join(map(source_digest, modules)).encode()).hexdigest()[:16]
 

@@ -27,6 +27,9 @@ class _Lazy:
 
 COMMANDS = {
     "run": _Lazy("mtlbench.cli.run", "run", "Train tasks together and apart, and say what it gained."),
+    "inspect": _Lazy(
+        "mtlbench.cli.inspect", "inspect", "Draw what a run learned, and which task hurts which."
+    ),
     "leaderboard": _Lazy(
         "mtlbench.cli.leaderboard", "leaderboard", "Make tables of all runs: HTML, Markdown, CSV, JSON."
     ),

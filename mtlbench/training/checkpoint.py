@@ -43,8 +43,8 @@ def load(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged or foreign checkpoint makes fail in the block into one line."""
+def readable(path: Path, remedy: str = "delete it or leave --resume out") -> Iterator[None]:
+    """Turn whatever a damaged or foreign checkpoint makes fail in the block into one line with ``remedy``."""
     try:
         yield
     except (
@@ -57,9 +57,7 @@ def readable(path: Path) -> Iterator[None]:
         TypeError,
     ) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MtlbenchError(
-            f"checkpoint '{path}' can't be read ({first}); delete it or leave --resume out"
-        ) from None
+        raise MtlbenchError(f"checkpoint '{path}' can't be read ({first}); {remedy}") from None
 
 
 def discard(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Dataset, Encoder, Task, Weighting
+from mtlbench.contracts import Architecture, Dataset, Encoder, Features, Task, Weighting
 from mtlbench.errors import MtlbenchError, did_you_mean
 from mtlbench.gradients import GradientEngine, Precision
 from mtlbench.heads import HeadChoice, build_head, he_initialise
@@ -29,9 +29,14 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return the outputs of ``tasks`` (None: of all) for the input ``x`` ``[B, C, H, W]``."""
+        return self.run(x, tasks)[1]
+
+    def run(self, x: Tensor, tasks: Sequence[str] | None = None) -> tuple[Features, dict[str, Tensor]]:
+        """Return what the heads read, and what they give; see `forward`."""
         features = self.architecture(x, tasks)
         size = tuple(x.shape[2:])
-        return {task: self.heads[task](pyramid, size) for task, pyramid in features.pyramids.items()}
+        outputs = {task: self.heads[task](pyramid, size) for task, pyramid in features.pyramids.items()}
+        return features, outputs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,18 @@ from click.testing import CliRunner
 from mtlbench import __version__, cli
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 
-HEAVY = {"torch", "numpy", "h5py", "scipy", "cvxpy", "torchmetrics", "pooch", "PIL", "mtlbench_zoo"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "matplotlib",
+    "h5py",
+    "scipy",
+    "cvxpy",
+    "torchmetrics",
+    "pooch",
+    "PIL",
+    "mtlbench_zoo",
+}
 
 SCRIPT = """
 import sys

@@ -1,0 +1,94 @@
+"""``mtlbench inspect``: what a run learned, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from mtlbench.cli.options import plugin_files
+from mtlbench.errors import MtlbenchError
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+    help="Folder for the pictures.  [default: inspect/RUN]",
+)  # fmt: skip
+@click.option(
+    "--format", "kind", type=click.Choice(["png", "svg"]), default="png", show_default=True,
+    help="Format of the pictures.",
+)  # fmt: skip
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
+    help="Split to look at.",
+)  # fmt: skip
+@click.option(
+    "--images", metavar="LIST",
+    help="Samples to show, numbered from 0, such as 0,3,8-10.  [default: four, evenly spaced]",
+)  # fmt: skip
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("results"), metavar="DIR", show_default=True,
+    help="Folder of the records.",
+)  # fmt: skip
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), metavar="DIR",
+    help="Folder of prepared data. Default: $MTLBENCH_DATA, else the user's cache folder.",
+)  # fmt: skip
+@plugin_files
+def inspect(
+    run: str,
+    output: Path | None,
+    kind: Literal["png", "svg"],
+    split: Literal["train", "val", "test"],
+    images: str | None,
+    results: Path,
+    data_dir: Path | None,
+    files: tuple[Path, ...],
+) -> None:
+    """Draw what a run learned: who pulls against whom, gates, attention, features, predictions, losses.
+
+    RUN is a run id, the beginning of one, or the path of a record. Every picture comes with its numbers as
+    JSON; index.html shows them all.
+    """
+    chosen = _indices(images)
+    from mtlbench.inspection.subject import comparison, find_record, missing_model, rebuild
+    from mtlbench.registry import Registry
+    from mtlbench.results import Store
+
+    record, root = find_record(run, results)
+    store = Store(root)
+    why = missing_model(record, store)
+    subject = None if why else rebuild(record, store, Registry(files), data_dir)
+    for notice in [f"{why}; here is what the record tells"] if why else subject.notices if subject else ():
+        click.echo(notice, err=True)
+    from mtlbench.inspection.page import write
+
+    attempt = record.values["attempt"]
+    folder = output or Path("inspect") / (record.run_id if attempt == 1 else f"{record.run_id}.{attempt}")
+    written = write(folder, kind, record, comparison(record, store), subject, split, chosen)
+    for path in written:
+        if path.suffix != ".json":
+            click.echo(path)
+
+
+def _indices(text: str | None) -> tuple[int, ...] | None:
+    """Read ``--images``."""
+    if text is None:
+        return None
+    from mtlbench.config import parse_seeds
+
+    try:
+        found = parse_seeds(text)
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found) or len(found) > _MOST:
+        raise MtlbenchError(
+            f"--images: up to {_MOST} different numbers such as 0,3,8-10 are needed, found '{text}'"
+        )
+    return found
+
+
+_MOST = 16
