@@ -122,6 +122,12 @@ def _facts(kind: str, cls: Any) -> Iterator[tuple[str, str]]:
         yield "Heads", "weights of their own" if cls.heads == "own" else f"{cls.heads} gradients"
         if cls.properties:
             yield "Checked", ", ".join(sorted(cls.properties))
+    if kind == "datasets":
+        yield "Encoder", f"`{cls.encoder}` unless another is asked for"
+        facts = {"Licence": cls.licence, "Cite": cls.citation, "Get it": cls.download}
+        yield from ((label, escape(text)) for label, text in facts.items() if text)
+        if cls.homepage:
+            yield "Home", f"<{cls.homepage}>"
 
 
 def printed(name: str) -> str:

@@ -41,7 +41,7 @@ def test_images_have_the_labels_of_their_names(tmp_path: Path) -> None:
     dataset = Fingers(tmp_path)
     check_dataset(dataset)
     assert dataset.input_shape == (1, 32, 32)
-    assert dataset.encoder == "conv"
+    assert dataset.encoder == "conv[depth=5]"
     for name in ("train", "val", "test"):
         split = dataset.split(name)
         assert not isinstance(split, dict)

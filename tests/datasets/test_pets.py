@@ -18,10 +18,15 @@ from PIL import Image
 
 from mtlbench.cli.data import data
 from mtlbench.contracts import SPLITS, Map, Vector
+from mtlbench.data.splits import shares
+from mtlbench.data.verify import verify
 from mtlbench.errors import MtlbenchError
+from mtlbench.registry import Registry
+from mtlbench.testing import check_dataset
 from mtlbench_zoo.datasets import _pets_sample as drawn
 from mtlbench_zoo.datasets import pets
-from mtlbench_zoo.datasets._pets_file import Sample, shares, write
+from mtlbench_zoo.datasets._pets_file import Sample, write
+from mtlbench_zoo.datasets._pets_in_place import InPlace
 from mtlbench_zoo.datasets.pets import Pets, PetsSplit
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -683,3 +688,72 @@ def test_real_photographs_in_the_coursework_layout(tmp_path: Path) -> None:
     with h5py.File(REAL / "datasets-oxpet" / "test" / "bboxes.h5") as file:
         box = file["bboxes"][0] / 256
     np.testing.assert_allclose(batch.targets["bbox"][0], box, rtol=1e-6)
+
+
+def test_a_target_task_makes_the_others_auxiliary(sample_folder: Path) -> None:
+    assert [task.auxiliary for task in Pets(sample_folder).tasks] == [False, False, False]
+    dataset = Pets(sample_folder, target="segmentation")
+    assert {task.name: task.auxiliary for task in dataset.tasks} == {
+        "segmentation": False, "classification": True, "bbox": True
+    }  # fmt: skip
+    assert dataset.fingerprint() == SAMPLE_FINGERPRINT
+    with pytest.raises(MtlbenchError, match="'target' must be one of \"segmentation\""):
+        Registry().choose("datasets", "pets[target=segmentations]")
+
+
+# --- the coursework layout, read in place ------------------------------------------------------------------
+
+
+def test_coursework_is_read_where_it_lies(tmp_path: Path) -> None:
+    source = coursework(tmp_path / "source")
+    dataset = Registry().choose("datasets", f"pets[path={source}]").build(data_dir=tmp_path / "data")
+    assert verify(dataset)[1] == []
+    assert dataset.title == "pets"
+    assert dataset.notice is None
+    assert dataset.input_shape == (3, 32, 32)
+    assert not list((tmp_path / "data").glob("*"))
+    Pets.prepare(tmp_path / "data", source, 32, ignore)
+    assert Pets(tmp_path / "data").fingerprint() == dataset.fingerprint()
+    for budget in (0, 2**30):
+        split = PetsSplit(InPlace(source), "test", budget)
+        assert split.fetch(torch.tensor([2, 0])).targets["segmentation"].sum(2).argmax(1).tolist() == [2, 0]
+
+
+@pytest.mark.real
+def test_the_real_coursework_files_are_read_where_they_lie(tmp_path: Path) -> None:
+    source = Path(__file__).resolve().parents[3] / "shared" / "data" / "datasets-oxpet"
+    if not source.is_dir():
+        pytest.skip("the real photographs are not in ../shared/data")
+    dataset = Pets(tmp_path, path=str(source))
+    check_dataset(dataset)
+    assert dataset.counts() == {"train": 16, "val": 4, "test": 4}
+    Pets.prepare(tmp_path, source, 256, ignore)
+    assert Pets(tmp_path).fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("val/bboxes", lambda a: a * np.nan, r"sample 5: \[nan, nan, nan, nan\] is no box"),
+        ("test/masks", lambda a: a * 7, "test split, task 'segmentation': sample 0 has a label"),
+        ("train/binary", lambda a: a + 3, "train split, task 'classification': sample 0 has a label outside"),
+        ("train/images", lambda a: a[:4], r"masks\.h5: array 'masks' is uint8 \[5, 32, 32, 1\]"),
+    ],
+)  # fmt: skip
+def test_wrong_values_in_place_are_told_before_training(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    source = coursework(tmp_path / "source")
+    replace_array(source, name, change)
+    with pytest.raises(MtlbenchError, match=message) as caught:
+        verify(Pets(tmp_path, path=str(source)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_without_files_or_with_a_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MtlbenchError, match="pets: parameter 'path': there is no folder"):
+        Pets(tmp_path, path=str(tmp_path / "none"))
+    with pytest.raises(MtlbenchError, match=r"has no train/images\.h5"):
+        Pets(tmp_path, path=str(tmp_path))
+    with pytest.raises(MtlbenchError, match="files that are read in place keep their own size"):
+        Pets(tmp_path, size=64, path=str(coursework(tmp_path / "source")))

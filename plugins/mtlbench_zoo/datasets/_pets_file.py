@@ -33,6 +33,7 @@ from mtlbench.data.hdf5 import (
     open_hdf5,
 )
 from mtlbench.data.progress import progress
+from mtlbench.data.splits import shares
 from mtlbench.errors import MtlbenchError
 
 FORMAT = "mtlbench-pets"
@@ -79,12 +80,6 @@ class Summary:
 
     counts: tuple[int, int, int]
     broken: tuple[str, ...]
-
-
-def shares(n: int) -> tuple[int, int, int]:
-    """Return how many of ``n`` samples are train, val and test; the last two get a fifth, rounded up."""
-    fifth = -(-n // 5)
-    return n - 2 * fifth, fifth, fifth
 
 
 def file_path(data_dir: Path, size: int) -> Path:

@@ -8,7 +8,6 @@ Zisserman & Jawahar, "Cats and dogs", CVPR 2012.
 
 from __future__ import annotations
 
-import hashlib
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtlbench.data.photos import BrokenFileError, read_map, read_photo, resize_map
+from mtlbench.data.splits import hashed
 from mtlbench.errors import MtlbenchError
 from mtlbench_zoo.datasets._pets_file import Broken, Sample
 
@@ -50,7 +50,7 @@ class Official:
         xmls = self._stems("annotations/xmls", ".xml")
         self._species = self._read_list()
         self._count_quirks(xmls)
-        self._names = sorted(xmls & self._photos, key=lambda name: hashlib.sha256(name.encode()).digest())
+        self._names = hashed(xmls & self._photos)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -25,7 +25,7 @@ class Fingers(PreparedDataset):
 
     Inputs are grey, uint8 ``[B, 1, S, S]``. size: side of the square images, prepared with ``mtlbench data
     prepare fingers --source DIR --size SIZE``; None for the one that is prepared (128, the published size,
-    unless another was asked for).
+    unless another was asked for). The encoder has five stages, since a hand is larger than three can see.
     The published test images are the test split. The tenth of the training images whose names have the
     smallest SHA-256 is the val split (1,800 of 18,000).
     Source: Koryakin, "Fingers", Kaggle 2019 (koryakinp/fingers).
@@ -33,7 +33,7 @@ class Fingers(PreparedDataset):
 
     name = "fingers"
     title = "fingers"
-    encoder = "conv"
+    encoder = "conv[depth=5]"
     default_size = 128
     declared: ClassVar[Declared] = {
         "count": {"kind": "classification", "classes": 6},

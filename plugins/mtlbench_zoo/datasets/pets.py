@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtlbench.atomic import exclusive, scratch, translated
-from mtlbench.contracts import SPLITS, Batch, Dataset, Map, Split, SplitName, Task, Vector
+from mtlbench.contracts import SPLITS, Batch, Dataset, Split, SplitName
 from mtlbench.data.download import download, unpack
 from mtlbench.data.hdf5 import MEMORY_BUDGET
 from mtlbench.data.photos import check_size
 from mtlbench.errors import MtlbenchError
-from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
-from mtlbench.metrics import accuracy, box_iou, box_l2, dice, f1, iou, pixel_accuracy
+from mtlbench.tasks import box, classification, mask
 from mtlbench_zoo.datasets import _pets_sample as drawn
 from mtlbench_zoo.datasets._pets_coursework import Coursework
 from mtlbench_zoo.datasets._pets_file import PetsFile, Sample, Summary, file_path, prepared_sizes, write
+from mtlbench_zoo.datasets._pets_in_place import InPlace
 from mtlbench_zoo.datasets._pets_official import Official
 
 DEFAULT_SIZE = 128
@@ -34,7 +36,7 @@ SAMPLE_TITLE = "pets (built-in sample)"
 class PetsSplit(Split):
     """One split of an open file."""
 
-    def __init__(self, file: PetsFile, name: SplitName, budget: int = MEMORY_BUDGET) -> None:
+    def __init__(self, file: PetsFile | InPlace, name: SplitName, budget: int = MEMORY_BUDGET) -> None:
         self._images, self._masks, rows = file.rows(name, budget)
         self._boxes = torch.from_numpy(file.boxes[rows])
         self._labels = torch.from_numpy(file.labels[rows])
@@ -45,13 +47,14 @@ class PetsSplit(Split):
     def fetch(self, indices: Tensor) -> Batch:
         """Return images uint8 ``[B, 3, S, S]`` (stored channels last) and the three targets; see `Pets`."""
         # A view as signed bytes makes 255, the stored "no label", the -1 that losses know.
-        masks = self._masks.take(indices).view(torch.int8).long()
+        images = self._images.take(indices)
+        masks = self._masks.take(indices).view(torch.int8).long().view(images.shape[:3])
         targets = {
             "segmentation": masks,
             "classification": self._labels[indices].long(),
             "bbox": self._boxes[indices],
         }
-        return Batch(self._images.take(indices).permute(0, 3, 1, 2), targets)
+        return Batch(images.permute(0, 3, 1, 2), targets)
 
 
 class Pets(Dataset):
@@ -65,15 +68,34 @@ class Pets(Dataset):
     one that is prepared, or the built-in sample (1000 drawn animals of 64 x 64) where none is.
     Photographs with a head box are split 60/20/20 in the order of the SHA-256 of their names (2210/738/738 of
     the full dataset); a source that brings splits of its own keeps them.
+    target: the task that all is about; the others become auxiliary: trained and reported, but they neither
+    select the epoch nor enter Δ-MTL. None: all three count. path: a folder in the coursework layout, to be
+    read where it lies, in its own size and without preparation.
     Source: Parkhi, Vedaldi, Zisserman & Jawahar, "Cats and dogs", CVPR 2012 (Oxford-IIIT Pet, CC BY-SA 4.0).
     """
 
-    def __init__(self, data_dir: Path, size: int | None = None) -> None:
-        self.tasks = (
-            Task("segmentation", Map(1), BinaryCrossEntropy(), (iou(), dice(), pixel_accuracy())),
-            Task("classification", Vector(2), CrossEntropy(), (accuracy(2), f1(2))),
-            Task("bbox", Vector(4), L1(), (box_iou(), box_l2())),
-        )
+    licence = "CC BY-SA 4.0"
+    citation = "O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar. Cats and Dogs. CVPR, 2012."
+    homepage = "https://www.robots.ox.ac.uk/~vgg/data/pets/"
+    download = (
+        "mtlbench data prepare pets downloads the archives (about 800 MB); --source DIR takes a folder in "
+        "the official or the coursework layout."
+    )
+
+    def __init__(
+        self,
+        data_dir: Path,
+        size: int | None = None,
+        target: Literal["segmentation", "classification", "bbox"] | None = None,
+        path: str | None = None,
+    ) -> None:
+        tasks = (mask("segmentation"), classification("classification", 2), box("bbox"))
+        self.tasks = tuple(replace(task, auxiliary=target not in (None, task.name)) for task in tasks)
+        self._splits: dict[SplitName, PetsSplit] = {}
+        self._file: PetsFile | InPlace
+        if path is not None:
+            self._open_in_place(Path(path), size)
+            return
         prepared = prepared_sizes(data_dir)
         if size is None and len(prepared) > 1:
             sizes = ", ".join(map(str, prepared))
@@ -84,7 +106,15 @@ class Pets(Dataset):
             self._open_sample(data_dir)
         else:
             self._open_prepared(data_dir, prepared[0] if size is None else size, prepared)
-        self._splits: dict[SplitName, PetsSplit] = {}
+
+    def _open_in_place(self, folder: Path, size: int | None) -> None:
+        if size is not None:
+            raise MtlbenchError(
+                "pets: files that are read in place keep their own size; leave 'size' or 'path' out"
+            )
+        self._file = InPlace(folder)
+        self.title = "pets"
+        self.input_shape = (3, self._file.height, self._file.width)
 
     def _open_prepared(self, data_dir: Path, size: int, prepared: list[int]) -> None:
         check_size(size)
@@ -96,20 +126,21 @@ class Pets(Dataset):
                 else "nothing is prepared there"
             )
             raise MtlbenchError(f"pets of size {size} is not in {data_dir} ({there}); run: {command}")
-        self._file = PetsFile(file_path(data_dir, size), size, f"run: {command}")
+        self._file = file = PetsFile(file_path(data_dir, size), size, f"run: {command}")
         self.title = "pets"
         self.input_shape = (3, size, size)
-        self.partial = bool(self._file.attributes.get("missing_masks", 0))
+        self.partial = bool(file.attributes.get("missing_masks", 0))
 
     def _open_sample(self, data_dir: Path) -> None:
         path = data_dir / f"pets-sample-{drawn.SIZE}.h5"
         remedy = "delete it (it is drawn again), or get real photographs with: mtlbench data prepare pets"
         if not path.exists():
             write(path, SAMPLE_TITLE, DrawnSample(), drawn.SIZE)
-        self._file = PetsFile(path, drawn.SIZE, remedy)
-        if self._file.attributes.get("layout") != DrawnSample.layout:
+        file = PetsFile(path, drawn.SIZE, remedy)
+        if file.attributes.get("layout") != DrawnSample.layout:
             write(path, SAMPLE_TITLE, DrawnSample(), drawn.SIZE)
-            self._file = PetsFile(path, drawn.SIZE, remedy)
+            file = PetsFile(path, drawn.SIZE, remedy)
+        self._file = file
         self.title = SAMPLE_TITLE
         self.input_shape = (3, drawn.SIZE, drawn.SIZE)
         self.notice = (
