@@ -74,7 +74,8 @@ def _products(rows: Sequence[Tensor]) -> Tensor:
         buffer[:, filled:] = 0
         pieces = buffer.view(size, -1, PIECE).transpose(0, 1)
         block += torch.bmm(pieces, pieces.transpose(1, 2)).double().sum(0)
-    return block
+    # Some processors sum the two triangles in different orders, and solvers read both as one.
+    return (block + block.T) / 2
 
 
 def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:

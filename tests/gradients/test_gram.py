@@ -68,3 +68,11 @@ def test_ten_million_elements_keep_seven_digits() -> None:
 
 def test_no_parameter_at_all_gives_zeros() -> None:
     assert gram([[], []]).equal(torch.zeros(2, 2, dtype=torch.float64))
+
+
+@settings(max_examples=10, deadline=None)
+@given(tasks=st.integers(2, 12), seed=st.integers(0, 10**6))
+def test_the_two_triangles_are_equal(tasks: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    products = gram([[torch.randn(20_000, generator=draw)] for _ in range(tasks)])
+    assert torch.equal(products, products.T)
