@@ -17,7 +17,7 @@ class Turns:
     clock: what tells the time; of something that runs on one thread `time.process_time` leaves out what a
     busy machine does meanwhile. block: calls in a row that are timed together. untimed: whether a call that
     is not timed comes before each block, so that microseconds are not those of caches which hold somebody
-    else's code.
+    else's code. prepare: called before each block, not timed.
     """
 
     def __init__(
@@ -26,13 +26,16 @@ class Turns:
         clock: Callable[[], float] = time.perf_counter,
         block: int = 1,
         untimed: bool = False,
+        prepare: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.steps, self.clock, self.block, self.untimed = steps, clock, block, untimed
+        self.prepare = prepare
         self.times: dict[str, list[float]] = {name: [] for name in steps}
 
     def __call__(self) -> None:
         """Do one round."""
         for name, step in self.steps.items():
+            self.prepare(name)
             if self.untimed:
                 step()
             begin = self.clock()
