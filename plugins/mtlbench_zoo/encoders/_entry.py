@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +33,12 @@ class Entry(nn.Module):
         self.name, self.in_channels, self.stride = name, in_channels, stride
         self.normalize = normalize
         if normalize:
-            for key, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
-                self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
+            self.expect(IMAGENET_MEAN, IMAGENET_DEVIATION)
+
+    def expect(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """Set what images are brought to where they are normalised: one number a channel."""
+        for key, values in (("mean", mean), ("deviation", deviation)):
+            self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` ``[B, in_channels, H, W]``, normalised or as it is."""
