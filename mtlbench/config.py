@@ -52,6 +52,9 @@ class Protocol:
     precision: Literal["32", "bf16", "16"] = option(
         "32", "Bits that networks compute in; bf16 and 16 by autocast, parameters and gradients stay at 32."
     )
+    compile: bool = option(
+        False, "Compile architecture and heads with torch.compile; minutes at the start, faster steps."
+    )
     clip: float = option(0.0, "Clip the norm of the whole gradient; 0: never.", low=0)
     init: Literal["he", "torch"] = option("he", "Initialisation of encoders and heads.")
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "results": _Lazy("mtlbench.cli.results", "results", "Verify, merge and tidy folders of records."),
     "data": _Lazy("mtlbench.cli.data", "data", "Prepare datasets."),
     "ls": _Lazy("mtlbench.cli.plugins", "ls", "List architectures, weightings, encoders, datasets ..."),
+    "cost": _Lazy("mtlbench.cli.cost", "cost", "Count and time what architectures cost, beside hps."),
     "info": _Lazy("mtlbench.cli.plugins", "info", "Show what a plugin is, its parameters and its cost."),
 }
 

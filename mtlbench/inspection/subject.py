@@ -114,7 +114,7 @@ def rebuild(record: Record, store: Store, registry: Registry, data_dir: Path | N
         spec["grad"],
         spec["scale"],
         spec["seed"],
-        values["protocol"],
+        values["protocol"] | {"compile": False},  # for a look or two it is not worth its time
         registry,
     )
     dataset: Dataset = data.build(data_dir=data_folder(data_dir))

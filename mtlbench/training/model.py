@@ -16,6 +16,7 @@ from mtlbench.heads import HeadChoice, build_head, he_initialise
 from mtlbench.parallel import ALONE, Ranks
 from mtlbench.registry import Choice, Registry
 from mtlbench.spec import format_by_task
+from mtlbench.training.compiled import compile_parts
 from mtlbench.training.seeds import derive, stream
 
 
@@ -149,6 +150,8 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
     for number, part in enumerate(m for m in weighting.modules() if isinstance(m, Weighting)):
         part.active = torch.arange(len(tasks))
         part.generator.manual_seed(derive(run.seed, "weighting", "draws", number))
+    if run.protocol["compile"]:
+        compile_parts([architecture, *heads.values()], dataset, len(tasks))
     return MultiTaskModel(architecture, heads), weighting
 
 
