@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -21,7 +20,7 @@ from mtlbench.contracts import (
     Task,
 )
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.architectures._parts import Modules, stage_name
+from mtlbench_zoo.architectures._parts import Modules, require, stage_name
 
 Blocks = tuple[Tensor, Tensor]
 """What the first and what the last block of a stage gave."""
@@ -42,6 +41,9 @@ class MTAN(Architecture):
     is no f after the last stage. Where a stage cannot be cut into blocks (it has one convolution, or is no
     `torch.nn.Sequential`), u is p.
 
+    reduction: by how much g and f narrow the channels (to 8 at least), at least 1. With 1, all is as wide as
+    the stage, as in the original; 4 costs much less.
+
     decoder: whether tasks that want a map also attend in a shared decoder, as in the original's SegNet: from
     the last stage on, two 3x3 convolutions with batch norm and ReLU, then unpooling to the next finer
     stage, to the places where that stage has its maxima (bilinear interpolation, where it is not twice the
@@ -54,8 +56,11 @@ class MTAN(Architecture):
 
     cost: ClassVar[str] = "1 trunk and T small attention modules a stage"
 
-    def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task], decoder: bool = False) -> None:
+    def __init__(
+        self, encoder: EncoderFactory, tasks: Sequence[Task], decoder: bool = False, reduction: int = 4
+    ) -> None:
         super().__init__(encoder, tasks)
+        require("mtan", "reduction", "at least 1", reduction >= 1, reduction)
         self.maps = [task.name for task in tasks if isinstance(task.output, Map)] if decoder else []
         if decoder and not self.maps:
             raise MtlbenchError(
@@ -65,13 +70,20 @@ class MTAN(Architecture):
         self.encoder = encoder()
         self._shape = self.encoder.shape
         self._cuts = [_cut(s, c) for s, c in zip(self.encoder.stages, self._shape.channels, strict=True)]
-        widths = [(0, self._shape.channels[0]), *pairwise(self._shape.channels)]
-        self.passing = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in widths[1:])
+        inner = [max(c // reduction, min(c, 8)) for c in self._shape.channels]
+        self.passing = nn.ModuleList(
+            nn.Conv2d(c, width, 3, padding=1, bias=False)
+            for c, width in zip(self._shape.channels[:-1], inner[1:], strict=True)
+        )
         # Lists, because the name of a task need not be fit for the name of a module.
         self.attention: Modules[Modules[_Attention]] = Modules(
-            Modules(_Attention(c, c if before else 0, c) for before, c in widths) for _ in tasks
+            Modules(
+                _Attention(c, width if index else 0, width, c)
+                for index, (c, width) in enumerate(zip(self._shape.channels, inner, strict=True))
+            )
+            for _ in tasks
         )
-        self.decoder = _Decoder(self._shape.channels, len(self.maps)) if decoder else None
+        self.decoder = _Decoder(self._shape.channels, inner, len(self.maps)) if decoder else None
 
     def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
         """Return the features of ``tasks`` (None: of all); only their attention is run."""
@@ -134,41 +146,42 @@ class MTAN(Architecture):
 class _Attention(nn.Module):
     """One task's mask for one stage: from u ``[B, first, H, W]`` and from what was passed on to it.
 
-    passed: channels of what comes from the stage before; 0 for none. channels: of the mask, in 0..1.
+    passed: channels of what comes from the stage before; 0 for none. width: of the hidden layer. channels: of
+    the mask, whose values are in 0..1.
     """
 
-    def __init__(self, first: int, passed: int, channels: int) -> None:
+    def __init__(self, first: int, passed: int, width: int, channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(passed) if passed else None
         self.mask = nn.Sequential(
-            nn.Conv2d(first + passed, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.Conv2d(first + passed, width, 1, bias=False),
+            nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.Conv2d(width, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
-            nn.Sigmoid(),
         )
 
     def forward(self, first: Tensor, passed: Tensor | None) -> Tensor:
         """Return the mask."""
         if passed is not None and self.norm is not None:
             first = torch.cat([first, functional.relu(self.norm(passed), inplace=True)], dim=1)
-        mask: Tensor = self.mask(first)
-        return mask
+        return torch.sigmoid_(self.mask(first))
 
 
 class _Decoder(nn.Module):
     """The shared decoder over stages of these channels, coarse to fine, and its attention for each map."""
 
-    def __init__(self, channels: Sequence[int], maps: int) -> None:
+    def __init__(self, channels: Sequence[int], inner: Sequence[int], maps: int) -> None:
         super().__init__()
-        pairs = [(c, channels[max(index - 1, 0)]) for index, c in enumerate(channels)][::-1]
+        finer = [channels[0], *channels[:-1]]
+        pairs = [*zip(channels, finer, strict=True)][::-1]
+        widths = [*zip(channels, inner, finer, strict=True)][::-1]
         self.steps: Modules[nn.ModuleList] = Modules(
             nn.ModuleList([_convolution(wide, wide), _convolution(wide, narrow)]) for wide, narrow in pairs
         )
-        self.passing = nn.ModuleList(nn.Conv2d(wide, wide, 3, padding=1, bias=False) for wide, _ in pairs)
+        self.passing = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1, bias=False) for c, width, _ in widths)
         self.attention: Modules[Modules[_Attention]] = Modules(
-            Modules(_Attention(wide, wide, narrow) for wide, narrow in pairs) for _ in range(maps)
+            Modules(_Attention(c, width, width, given) for c, width, given in widths) for _ in range(maps)
         )
 
     def forward(self, levels: Sequence[Tensor]) -> list[Blocks]:
