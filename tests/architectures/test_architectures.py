@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,3 +269,10 @@ def test_cost_is_stated(make: Make) -> None:
     architecture = build(make)
     assert architecture.cost
     assert "\n" not in architecture.cost
+
+
+def test_the_page_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    code, _, printed = page.partition("```python\n")[2].partition("```\n\n```text\n")
+    exec(code, {})
+    assert capsys.readouterr().out == printed.partition("```")[0]

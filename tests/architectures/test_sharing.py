@@ -503,18 +503,20 @@ def test_the_temperature_falls_with_the_root_of_the_epoch() -> None:
         assert architecture._tau == pytest.approx(expected)
 
 
-def test_ltb_learns_where_to_branch(experiment: Callable[..., Any]) -> None:
-    """The choices move away from where they started, all by the losses."""
-    from mtlbench.training.loop import _Loop
-    from mtlbench.training.report import Silence
+def test_a_run_tells_ltb_the_epoch_and_moves_its_choices(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, moved = [], []
 
-    made = experiment(arch="ltb", encoder="conv[width=4]", lr=0.05)
-    loop = _Loop(made.run, made.dataset, torch.device("cpu"), Silence(), None, False, lambda: False)
-    assert loop.train().status == "ok"
-    architecture = loop.model.architecture
-    assert isinstance(architecture, LTB)
-    assert all(p.abs().max() > 0.01 for p in [*architecture.parents, *architecture.leaves])
-    assert architecture._tau == pytest.approx(10 / math.sqrt(3))
+    def start_epoch(self: LTB, epoch: int, epochs: int) -> None:
+        told.append((epoch, epochs))
+        moved.append(min(float(p.detach().abs().max()) for p in [*self.parents, *self.leaves]))
+
+    monkeypatch.setattr(LTB, "start_epoch", start_epoch)
+    assert outcome(experiment(arch="ltb", encoder="conv[width=4]", lr=0.05)).status == "ok"
+    assert told == [(0, 3), (1, 3), (2, 3)]
+    assert moved[0] == 0
+    assert moved[2] > 0.01
 
 
 def test_ltb_refuses_what_cannot_be() -> None:
