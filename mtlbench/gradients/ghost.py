@@ -99,9 +99,9 @@ class _Use:
         *geometry, groups = self.convolution
         backward = torch.ops.aten.convolution_backward
         only = [False, True, False]
-        gradient: Tensor = backward(delta, self.inputs, weight, None, *geometry, False, [0, 0], groups, only)[
-            1
-        ]
+        gradient: Tensor = backward(
+            delta, self.inputs, weight.detach(), None, *geometry, False, [0, 0], groups, only
+        )[1]
         return gradient
 
 

@@ -27,7 +27,7 @@ def gram(jacobian: Sequence[Gradient]) -> Tensor:
     size = len(jacobian)
     total: Tensor | None = None
     for parts in zip(*jacobian, strict=True):
-        reached = [i for i, part in enumerate(parts) if part is not None]
+        reached = [i for i, part in enumerate(parts) if part is not None and part.numel()]
         if not reached:
             continue
         rows = _flat([part for part in parts if part is not None])

@@ -12,6 +12,8 @@ from torch import Tensor
 from mtlbench.errors import MtlbenchError, RunFailedError
 
 Name = Literal["32", "bf16", "16"]
+FIRST_SCALE, PATIENCE = 2.0**16, 2000
+"""What float16's losses are multiplied by at first, and after how many good steps it is doubled."""
 _TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -21,12 +23,12 @@ class Precision:
     "32": the parameters' own precision. "bf16", "16": torch's autocast around architecture and heads. With
     "16" every loss is multiplied by `scale` before it is backpropagated, since float16 ends at 6e-8, and
     gradients are divided by it before anyone sees them. After a step with a gradient that is not finite the
-    scale is halved, after 2000 steps without one it is doubled.
+    scale is halved, after `PATIENCE` steps without one it is doubled.
     """
 
     def __init__(self, name: Name = "32") -> None:
         self.name: Name = name
-        self.scale = 2.0**16 if name == "16" else 1.0
+        self.scale = FIRST_SCALE if name == "16" else 1.0
         self._good = 0
 
     @property
@@ -68,7 +70,7 @@ class Precision:
                 self.overflowed()
                 return False
         self._good += 1
-        if self._good == 2000:
+        if self._good == PATIENCE:
             self.scale, self._good = self.scale * 2, 0
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -81,13 +82,11 @@ class Ranks:
 
     def overwrite(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by what it is on the first rank."""
-        if self.size == 1:
-            return
-        with _connected(self.rank):
-            for tensor in tensors:
-                carried = tensor.detach().to(self.device).contiguous()
-                dist.broadcast(carried, 0)
-                tensor.detach().copy_(carried)
+        if self.size > 1:
+            if not self.first:
+                for tensor in tensors:
+                    tensor.detach().zero_()
+            self.sum(tensors)
 
     def _sum_bucket(self, bucket: Sequence[Tensor]) -> None:
         only = bucket[0].detach()
@@ -171,9 +170,9 @@ def _connected(rank: int) -> Iterator[None]:
     except RuntimeError as error:
         if os.environ.get("MTLBENCH_TRACEBACK"):
             raise
-        first = str(error).splitlines()[0]
+        said = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0]).partition(". ")[0]
         raise MtlbenchError(
-            f"process {rank} lost another one ({first}); the same command with --resume goes on from the last"
+            f"process {rank} lost another one ({said}); the same command with --resume goes on from the last"
             " whole epoch"
         ) from error
 
