@@ -4,7 +4,11 @@ from mtlbench.solvers.conflict_averse import conflict_averse_correction
 from mtlbench.solvers.dual_cone import dual_cone_projection
 from mtlbench.solvers.errors import SolverError
 from mtlbench.solvers.fair import fair_weights
-from mtlbench.solvers.min_norm import min_norm_point, min_norm_point_cvxpy
+from mtlbench.solvers.min_norm import (
+    min_norm_point,
+    min_norm_point_cvxpy,
+    min_norm_point_frank_wolfe,
+)
 from mtlbench.solvers.scale import Normalization, gradient_scale
 from mtlbench.solvers.spectrum import ScaleMode, aligned_weights, config_weights
 
@@ -20,4 +24,5 @@ __all__ = [
     "gradient_scale",
     "min_norm_point",
     "min_norm_point_cvxpy",
+    "min_norm_point_frank_wolfe",
 ]

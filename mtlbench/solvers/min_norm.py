@@ -75,6 +75,52 @@ def min_norm_point_cvxpy(gram: Array, *, tol: float = 1e-6) -> Array:
     return cone.weights(ray)
 
 
+FRANK_WOLFE_STEPS = 10_000
+"""Iterations after which `min_norm_point_frank_wolfe` ends."""
+
+FRANK_WOLFE_SMALLEST = 1e-5
+"""A step of `min_norm_point_frank_wolfe` that is shorter than this, as a share of the way, ends it."""
+
+
+def min_norm_point_frank_wolfe(gram: Array, *, tol: float = 0.05) -> Array:
+    """Return weights near those of `min_norm_point`, by the steps of Frank & Wolfe with exact line search.
+
+    gram: as there. Algorithm 2 of Sener & Koltun (arXiv:1810.04650): from even weights, towards the gradient
+    that has the least product with their sum, as far as makes it shortest, until a step is at most
+    `FRANK_WOLFE_SMALLEST` of the way, or `FRANK_WOLFE_STEPS` were made. Such steps get shorter before the
+    optimum is near, so that ending is no proof: what counts is the excess of the squared length over a lower
+    bound (the Frank-Wolfe gap), relative to the square of the weighted mean length of the gradients. Raises
+    `SolverError` where it is above ``tol``, and where ``gram`` cannot be solved.
+    """
+    shortest_square(gram, "min_norm_point_frank_wolfe")
+    weights = np.full(len(gram), 1 / len(gram))
+    products = gram.dot(weights)
+    for _ in range(FRANK_WOLFE_STEPS):
+        nearest = int(products.argmin())
+        square, product = weights.dot(products), products[nearest]
+        distance = square - 2 * product + gram[nearest, nearest]
+        if square <= product or distance <= 0:
+            break
+        step = min((square - product) / distance, 1.0)
+        weights *= 1 - step
+        weights[nearest] += step
+        products += step * (gram[nearest] - products)
+        if step <= FRANK_WOLFE_SMALLEST:
+            break
+    products = gram.dot(weights)
+    length = weights.dot(np.sqrt(gram.diagonal()))
+    gap = weights.dot(products) - products.min()
+    residual = float(gap / length**2) if length > 0 else 0.0
+    if not residual <= tol:
+        raise SolverError(
+            "min_norm_point_frank_wolfe",
+            f"the squared length may be {residual:.1e} above the optimum, relative to the gradients' lengths,"
+            f" and {tol:.1e} is accepted; use solver=exact",
+            residual,
+        )
+    return weights
+
+
 class _Cone(NamedTuple):
     """The problem in a form whose numbers are of order one whatever the lengths of the gradients.
 

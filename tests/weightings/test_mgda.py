@@ -87,8 +87,56 @@ def test_cvxpy_answers_alike_twice() -> None:
     assert torch.equal(before, weighting(gram, first[1]))
 
 
-def test_gradients_that_are_not_finite_end_in_an_error() -> None:
+def frank_wolfe_on_vectors(jacobian: torch.Tensor) -> torch.Tensor:
+    """Algorithm 2 of the paper with the line search of its algorithm 1, on the vectors themselves."""
+    weights = torch.full((len(jacobian),), 1 / len(jacobian), dtype=torch.float64)
+    for _ in range(10_000):
+        here = weights @ jacobian
+        nearest = int((jacobian @ here).argmin())
+        there = jacobian[nearest]
+        if torch.equal(here, there):
+            break
+        step = float(((here - there) @ here / ((here - there) @ (here - there))).clamp(0, 1))
+        weights = (1 - step) * weights + step * torch.eye(len(jacobian), dtype=torch.float64)[nearest]
+        if step <= 1e-5:
+            break
+    return weights
+
+
+@pytest.mark.parametrize(("seed", "count"), [(0, 2), (1, 3), (2, 4), (3, 5)])
+def test_frank_wolfe_is_the_papers_algorithm_and_comes_near_the_optimum(seed: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    jacobian = torch.randn(count, 6, dtype=torch.float64, generator=generator)
+    gram, losses = jacobian @ jacobian.T, torch.ones(count)
+    weights = MGDA(solver="frank-wolfe")(gram, losses)
+    assert weights == pytest.approx(frank_wolfe_on_vectors(jacobian), abs=1e-9)
+    best = MGDA()(gram, losses)
+    excess = (weights @ gram @ weights - best @ gram @ best) / gram.diagonal().mean()
+    assert -1e-12 <= excess < 5e-3
+
+
+def test_frank_wolfe_answers_or_says_so() -> None:
+    told = 0
+    for matrix in matrix_zoo():
+        if matrix.count > 12:
+            continue
+        gram = matrix.gram
+        try:
+            weights = MGDA(solver="frank-wolfe")(gram, matrix.losses)
+        except SolverError as error:
+            told += error.method == "min_norm_point_frank_wolfe" and (error.residual or 0) > 0.05
+            continue
+        size = (weights @ gram.diagonal().sqrt()).item() ** 2
+        best = MGDA()(gram, matrix.losses)
+        assert (weights @ gram @ weights - best @ gram @ best).item() <= 0.05 * size, matrix.name
+    assert 0 < told < 10  # lengths over sixteen decades are too much for its rule to stop
+    assert not MGDA(solver="frank-wolfe").properties
+    assert MGDA(solver="cvxpy").properties == MGDA.properties
+
+
+@pytest.mark.parametrize("solver", ["exact", "frank-wolfe", "cvxpy"])
+def test_gradients_that_are_not_finite_end_in_an_error(solver) -> None:
     gram = torch.eye(3, dtype=torch.float64)
     gram[0, 1] = torch.nan
     with pytest.raises(SolverError, match="not finite at row 0, column 1"):
-        MGDA()(gram, torch.ones(3))
+        MGDA(solver=solver)(gram, torch.ones(3))
