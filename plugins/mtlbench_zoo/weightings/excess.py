@@ -21,12 +21,12 @@ class ExcessMTL(GradientState):
     multiplicatively:  w_t <- w_t exp(robust_step_size E_t / E_t(1)),  divided by their sum, where E_t(1) is
     the estimate at the first step. The update is  sum_t w_t g_t.
 
-    robust_step_size: of the weights, >= 0; 0.01 as in LibMTL; TorchJD's default is 1.
+    robust_step_size: of the weights, >= 0; LibMTL's default is 0.01, which is ours; TorchJD's is 1.
     Source: He et al., ICML 2024, arXiv:2402.02009, equations 6 to 9.
     Heads: w_t times their gradient, as in the authors' code. The weights start at 1/T and sum to 1.
     Deviations: the authors' h has 1e-7 under the root; here an element that never had a gradient counts
-    nothing, so that the scale of losses does not matter. LibMTL's weights sum to T. At the first step, where
-    E_t / E_t(1) is 1 for all, weights stay even; TorchJD uses the raw estimate there unless it is told to
+    nothing, so that the scale of losses does not matter. Their weights sum to T, and LibMTL's. At the first step,
+    where E_t / E_t(1) is 1 for all, weights stay even, as there; TorchJD uses the raw estimate there unless it is told to
     warm up for one step. A task whose gradient has been 0 counts from its first other one; one without a
     label in the batch keeps its weight relative to the others.
     """
