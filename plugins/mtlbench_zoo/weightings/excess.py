@@ -25,10 +25,10 @@ class ExcessMTL(GradientState):
     Source: He et al., ICML 2024, arXiv:2402.02009, equations 6 to 9.
     Heads: w_t times their gradient, as in the authors' code. The weights start at 1/T and sum to 1.
     Deviations: the authors' h has 1e-7 under the root; here an element that never had a gradient counts
-    nothing, so that the scale of losses does not matter. Their weights sum to T, and LibMTL's. At the first step,
-    where E_t / E_t(1) is 1 for all, weights stay even, as there; TorchJD uses the raw estimate there unless it is told to
-    warm up for one step. A task whose gradient has been 0 counts from its first other one; one without a
-    label in the batch keeps its weight relative to the others.
+    nothing, so that the scale of losses does not matter. Their weights, and LibMTL's, sum to T. At the first
+    step, where E_t / E_t(1) is 1 for all, weights stay even, as there; TorchJD uses the raw estimate unless
+    it is told to warm up for one step. A task whose gradient has been 0 counts from its first other one; one
+    without a label in the batch keeps its weight relative to the others.
     """
 
     needs = Need.JACOBIAN
