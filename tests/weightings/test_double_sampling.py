@@ -12,6 +12,7 @@ import torch
 from runs import facts, outcome, outcome_in_pieces
 
 from mtlbench.errors import MtlbenchError
+from mtlbench.parallel import ALONE
 from mtlbench.testing import check_weighting, tiny_tasks
 from mtlbench.training.loop import _Loader
 from mtlbench_zoo.weightings.modo import MoDo
@@ -171,14 +172,14 @@ def test_each_step_takes_the_next_batches(
     """What does not fill a step is left out; where one step takes more than all there are, they repeat."""
     made = experiment(batch_size=size)
     split = made.dataset.split("train")
-    single = _Loader(split, list(made.run.tasks), made.run, 1)
-    several = _Loader(split, list(made.run.tasks), made.run, 3)
-    batches = [step[0].inputs for step in single.epoch(0, 0)]
-    found = [[b.inputs for b in step] for step in several.epoch(0, 0)]
+    single = _Loader(split, list(made.run.tasks), made.run, 1, ALONE)
+    several = _Loader(split, list(made.run.tasks), made.run, 3, ALONE)
+    batches = [parts[0].inputs for (parts,), _ in single.epoch(0, 0)]
+    found = [[parts[0].inputs for parts in step] for step, _ in several.epoch(0, 0)]
     assert len(found) == several.steps == len(expected)
     for step, numbers in zip(found, expected, strict=True):
         assert all(inputs.equal(batches[n]) for inputs, n in zip(step, numbers, strict=True))
-    resumed = [[b.inputs for b in step] for step in several.epoch(0, several.steps - 1)]
+    resumed = [[parts[0].inputs for parts in step] for step, _ in several.epoch(0, several.steps - 1)]
     assert len(resumed) == 1
     assert all(a.equal(b) for a, b in zip(resumed[0], found[-1], strict=True))
 
