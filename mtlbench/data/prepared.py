@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -142,10 +144,17 @@ class PreparedSplit(Split):
     """One part of an open file.
 
     targets: the array of each task, by the task's name. What fits the ``budget`` (bytes) is held in memory,
-    else images and maps are read from the file when asked for.
+    else images and maps are read from the file when asked for. reading: what turns errors of a damaged file
+    into one line.
     """
 
-    def __init__(self, inputs: h5py.Dataset, targets: Mapping[str, h5py.Dataset], budget: int) -> None:
+    def __init__(
+        self,
+        inputs: h5py.Dataset,
+        targets: Mapping[str, h5py.Dataset],
+        budget: int,
+        reading: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         large = sum(a.size * a.dtype.itemsize for a in (inputs, *targets.values()) if a.ndim > 2)
         kind = MemoryRows if large <= budget else DiskRows
         length = inputs.shape[0]
@@ -153,7 +162,7 @@ class PreparedSplit(Split):
         def rows(source: h5py.Dataset) -> Rows:
             return (kind if source.ndim > 2 else MemoryRows)(source, 0, length)
 
-        self._length = length
+        self._length, self._reading = length, reading
         self._inputs = rows(inputs)
         self._targets = {name: rows(source) for name, source in targets.items()}
 
@@ -162,13 +171,12 @@ class PreparedSplit(Split):
 
     def fetch(self, indices: Tensor) -> Batch:
         """Return inputs ``[B, C, H, W]`` (stored channels last) or ``[B, F]``, and the targets."""
-        inputs = self._inputs.take(indices)
+        with self._reading():
+            inputs = self._inputs.take(indices)
+            targets = {name: _target(rows.take(indices)) for name, rows in self._targets.items()}
         if inputs.dtype != torch.uint8:
             inputs = inputs.float()
-        return Batch(
-            _channels_first(inputs),
-            {name: _target(rows.take(indices)) for name, rows in self._targets.items()},
-        )
+        return Batch(_channels_first(inputs), targets)
 
 
 def _channels_first(values: Tensor) -> Tensor:
@@ -201,11 +209,12 @@ class PreparedFile:
         self.declared: dict[str, dict[str, Any]] = self._read_tasks()
         self.tasks = make_tasks(self.declared, where=f"{path}: ")
         self.title = str(self.attributes.get("title", path.stem))
-        missing = [name for name in SPLITS if not isinstance(self._file.get(name), h5py.Group)]
-        if missing:
-            self._refuse(f"has no group '{missing[0]}'")
-        self.per_task = "inputs" not in self._file["train"]
-        first = self._inputs(f"train/{self.tasks[0].name}" if self.per_task else "train")
+        with explained(path, remedy):
+            missing = [name for name in SPLITS if not isinstance(self._file.get(name), h5py.Group)]
+            if missing:
+                self._refuse(f"has no group '{missing[0]}'")
+            self.per_task = "inputs" not in self._file["train"]
+            first = self._inputs(f"train/{self.tasks[0].name}" if self.per_task else "train")
         *space, channels = first.shape[1:]
         self.input_shape: tuple[int, ...] = (channels, *space)
 
@@ -237,7 +246,7 @@ class PreparedFile:
                 what = "int8, int16, int32, int64 or uint8" if labels else "float16, float32 or float64"
                 self._refuse(f": '{group}/targets/{name}' is {found.dtype}, not {what}")
             targets[task] = found
-        return PreparedSplit(inputs, targets, budget)
+        return PreparedSplit(inputs, targets, budget, partial(explained, self._path, self._remedy))
 
     def _inputs(self, group: str) -> h5py.Dataset:
         found = self._file.get(f"{group}/inputs")

@@ -207,3 +207,25 @@ def test_splits_depend_on_names_alone() -> None:
     assert sorted(kept + held) == sorted(names)
     assert kept == sorted(kept, key=names.index)
     assert set(held_out(names[::-1])[1]) == set(held)
+
+
+@pytest.mark.parametrize("budget", [2**30, 0])
+def test_damage_anywhere_is_one_line_or_harmless(path: Path, budget: int) -> None:
+    """Bytes changed at random, most of them where the structure of the file is."""
+    whole, draw, told = path.read_bytes(), np.random.RandomState(7), []
+    for number in range(60):
+        damaged = bytearray(whole)
+        for place in draw.randint(9000, size=20):
+            damaged[place] = draw.randint(256)
+        other = path.with_name(f"{number}.h5")  # HDF5 would take the same path for the file it has open
+        other.write_bytes(damaged)
+        try:
+            file = PreparedFile(other, "do this")
+            for name in SPLITS:
+                split = file.split(name, budget=budget)
+                assert isinstance(split, PreparedSplit)
+                split.fetch(torch.arange(len(split)))
+        except MtlbenchError as error:
+            told.append(str(error))
+    assert 10 < len(told) < 60
+    assert "\n" not in "".join(told)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
+from mtlbench.cli import cli
 from mtlbench.errors import MtlbenchError
 from mtlbench.testing import check_dataset
 from mtlbench_zoo.datasets.relatedness import NOISE, Relatedness
@@ -92,3 +97,11 @@ def test_parameters_are_checked(parameters: dict[str, float], rule: str) -> None
     with pytest.raises(MtlbenchError, match="relatedness: ") as caught:
         Relatedness(**parameters)  # type: ignore[arg-type]
     assert rule in str(caught.value)
+
+
+def test_a_run_reads_it_with_its_own_encoder(tmp_path: Path) -> None:
+    command = ["run", "--data", "relatedness[count=64,features=8]", "--arch", "mmoe", "--weight", "pcgrad"]
+    more = ["--epochs", "1", "--no-baseline", "--quiet", "--json", "--results", str(tmp_path)]
+    result = CliRunner().invoke(cli, [*command, *more])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[0])["metrics"]["y1"]["mse"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from mtlbench.cli import cli
 from mtlbench.contracts import Map, Split
 from mtlbench.data.prepared import PreparedDataset
 from mtlbench.data.verify import verify
@@ -117,6 +120,20 @@ def test_losses_and_metrics_of_nyuv2_ignore_what_is_invalid(tmp_path: Path) -> N
     accumulator = iou(13).make()
     accumulator.update(logits, labels)
     assert float(accumulator.compute()) == 1  # nine of the thirteen classes are absent
+
+
+def test_a_run_records_every_metric(tmp_path: Path) -> None:
+    NYUv2.prepare(tmp_path, nyu(tmp_path / "source"), 48, ignore)
+    command = ["run", "--data", "nyuv2", "--encoder", "conv[width=2]", "--epochs", "1", "--no-baseline"]
+    where = ["--data-dir", str(tmp_path), "--results", str(tmp_path / "r"), "--quiet", "--json"]
+    result = CliRunner().invoke(cli, [*command, *where])
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout.splitlines()[0])["metrics"]
+    assert sorted(metrics["normals"]) == [
+        "angle_mean", "angle_median", "within_11.25", "within_22.5", "within_30"
+    ]  # fmt: skip
+    assert 0 < metrics["normals"]["angle_mean"] < 180
+    assert metrics["depth"]["abs_error"] > 0
 
 
 def test_other_sizes_take_the_nearest_pixel(tmp_path: Path) -> None:
