@@ -61,8 +61,12 @@ class Tables:
 
     def ratio(self, table: str, row: str, column: str, value: float) -> None:
         """Write a ratio and keep it for the reference; more is better."""
-        self.ratios[", ".join((table, row, column))] = value
+        self.keep(", ".join((table, row, column)), value)
         self.cell(table, row, column, figure(value))
+
+    def keep(self, key: str, value: float) -> None:
+        """Keep a ratio for the reference alone; more is better."""
+        self.ratios[key] = value
 
     def mean(self, table: str, row: str, columns: Iterable[str], name: str) -> None:
         """Write the geometric mean of the row's ratios in those of ``columns`` that are there, at its end."""
@@ -102,6 +106,10 @@ class Tables:
 
     def judge(self, reference: Path) -> str:
         """Return what to print after a check: empty where no ratio fell behind."""
+        if not reference.exists():
+            return f"there is no {reference.name} to compare with; make bench writes it"
+        if not self.ratios:
+            return "nothing was measured"
         kept = json.loads(reference.read_text(encoding="utf-8"))
         behind = fallen_behind(self.ratios, kept["ratios"])
         if not behind:

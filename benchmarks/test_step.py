@@ -1,72 +1,118 @@
-"""What a whole training step costs relative to equal weighting: forward, gradients, weights, fused Adam.
+"""What a whole training step costs: forward, gradients, weights, Adam; beside the peers and equal weighting.
 
-Run: python -m pytest benchmarks/test_step.py --benchmark-enable --benchmark-columns=median,iqr,rounds -s
+Run: make bench, or python -m pytest benchmarks/test_step.py --benchmark-enable --benchmark-only [--quick]
 
-All methods of a group take turns inside every round, so that a busy machine slows them alike. In the JSON
-(--benchmark-json), `relative` is the median over the rounds of the ratio to equal weighting, of the time on
-the clock and of the processor's time, and `peak` the memory in MB above what lies there between steps, each
-measured in a process of its own.
+All take turns inside every round, so that a busy machine slows them alike; a figure is the median over the
+rounds of a ratio. Peak memory, in MB above what lies there between steps, is measured in a process of its own
+for each.
 """
 
 from __future__ import annotations
 
-import gc
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from peers import libmtl
+from peers.steps import libmtl_mgda, torchjd
+from tables import Tables, figure
+from turns import Turns
 from workloads import WORKLOADS, Workload, trained
 
-from mtlbench_zoo.weightings.ew import EqualWeighting
-from mtlbench_zoo.weightings.mgda import MGDA
-from mtlbench_zoo.weightings.rlw import RLW
+from mtlbench.registry import Registry
+
+
+def ours(spec: str, **options: object) -> Callable[[Workload], Callable[[], None]]:
+    """Return what makes a step with mtlbench's method ``spec``."""
+
+    def make(workload: Workload) -> Callable[[], None]:
+        weighting = Registry().choose("weightings", spec).build(tasks=workload.tasks)
+        return trained(workload, weighting, **options)
+
+    return make
+
 
 METHODS: dict[str, Callable[[Workload], Callable[[], None]]] = {
-    "ew": lambda workload: trained(workload, EqualWeighting()),
-    "rlw": lambda workload: trained(workload, RLW()),
-    "mgda": lambda workload: trained(workload, MGDA()),
-    "mgda, features": lambda workload: trained(workload, MGDA(), space="features"),
+    "ew": ours("ew"),
+    "mgda": ours("mgda"),
+    "mgda, features": ours("mgda", space="features"),
+    "TorchJD's MGDA": torchjd,
+    "TorchJD's MGDA, tuned": partial(torchjd, tuned=True),
+    "LibMTL's MGDA": libmtl_mgda,
 }
-ROUNDS, WARMUP = 20, 3
+PEERS = ("TorchJD's MGDA", "TorchJD's MGDA, tuned", "LibMTL's MGDA")
+LOSSES = (
+    "rlw",
+    "uw",
+    "dwa",
+    "gls",
+    "stch",
+    "imtl-l",
+    "softadapt",
+    "scale-invariant",
+    "cov",
+    "dtp",
+    "go4align",
+)
+QUICK = ("mlp, T=3", "resnet18, T=3")
+
+COST = "A whole step: times the cost of equal weighting"
+SPEED = "A whole step with mgda: times faster than the peers"
+CHEAP = "A whole step with a method of losses: times the cost of equal weighting"
+PEAK = "Peak memory of a step above rest, MB"
 
 
 def suits(method: str, workload: str) -> bool:
-    """Experts mix features, so that no feature tensor feeds all tasks."""
-    return not ("features" in method and workload.startswith("mlp"))
+    """Experts mix features, so none feeds all tasks; on pets, heads read features of several levels."""
+    if workload.startswith("mlp"):
+        return "features" not in method
+    return not (workload.startswith("pets") and method in PEERS)
+
+
+def steps_of(methods: dict[str, Any], workload: str, tables: Tables) -> dict[str, Callable[[], None]]:
+    steps = {}
+    for name, make in methods.items():
+        if suits(name, workload):
+            try:
+                steps[name] = make(WORKLOADS[workload]())
+            except libmtl.PeerMissingError as error:
+                tables.skip(str(error))
+    return steps
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_step(benchmark: Any, workload: str) -> None:
-    steps = {name: make(WORKLOADS[workload]()) for name, make in METHODS.items() if suits(name, workload)}
-    clock: dict[str, list[float]] = {name: [] for name in steps}
-    processor: dict[str, list[float]] = {name: [] for name in steps}
-
-    def turn() -> None:
-        for name, step in steps.items():
-            begin, worked = time.perf_counter(), time.process_time()
-            step()
-            processor[name].append(time.process_time() - worked)
-            clock[name].append(time.perf_counter() - begin)
-
-    gc.disable()
-    benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=WARMUP)
-    gc.enable()
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_step(benchmark: Any, tables: Tables, workload: str) -> None:
+    if tables.quick and workload not in QUICK:
+        pytest.skip("not in a quick run")
+    steps = steps_of(METHODS, workload, tables)
+    turns = Turns(steps).run(benchmark, 5 if tables.quick else 60, most=20)
     for name in steps:
-        relative, worked = (_relative(times, name) for times in (clock, processor))
-        benchmark.extra_info[f"relative: {name}"] = relative, worked
-        benchmark.extra_info[f"peak: {name}"] = peak = _peak(workload, name)
-        took = statistics.median(clock[name][WARMUP:]) * 1e3
-        print(f"{workload:15} {name:18} {took:7.1f} ms {relative:6.2f} x ew {worked:6.2f} x ew (processor)"
-              f" {peak:7.0f} MB")  # fmt: skip
+        tables.cell(COST, name, workload, figure(1 / turns.ahead(name, "ew")))
+        if name in PEERS:
+            tables.ratio(SPEED, name, workload, turns.ahead("mgda", name))
+        elif name != "ew":
+            tables.keep(
+                f"A whole step: speed relative to equal weighting, {name}, {workload}",
+                turns.ahead(name, "ew"),
+            )
+        if not tables.quick and workload.startswith(("resnet18", "unet")):
+            tables.cell(PEAK, name, workload, f"{_peak(workload, name):.0f}")
 
 
-def _relative(times: dict[str, list[float]], name: str) -> float:
-    pairs = zip(times[name][WARMUP:], times["ew"][WARMUP:], strict=True)
-    return round(statistics.median(a / b for a, b in pairs), 3)
+@pytest.mark.parametrize("workload", ["mlp, T=3", "resnet18, T=3"])
+def test_losses(benchmark: Any, tables: Tables, workload: str) -> None:
+    if tables.quick and workload != "mlp, T=3":
+        pytest.skip("not in a quick run")
+    steps = steps_of({name: ours(name) for name in ("ew", *LOSSES)}, workload, tables)
+    turns = Turns(steps).run(benchmark, 5 if tables.quick else 30)
+    for name in LOSSES:
+        ahead = turns.ahead(name, "ew")
+        tables.cell(CHEAP, name, workload, f"{1 / ahead:.3f}")
+        tables.keep(f"A whole step: speed relative to equal weighting, {name}, {workload}", ahead)
 
 
 def _peak(workload: str, method: str) -> float:
@@ -79,6 +125,7 @@ def _peak(workload: str, method: str) -> float:
 def main(workload: str, method: str) -> None:
     """Print the peak memory of a step above what lies there between steps, in MB."""
     import ctypes
+    import gc
 
     import torch
 

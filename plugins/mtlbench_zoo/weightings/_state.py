@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtlbench.contracts import Task, Weighting
 from mtlbench.errors import MtlbenchError
+from mtlbench.gradients import gram
 
 CHUNK = 1 << 16
 """Columns that are widened to float64 at a time: they fit in the cache, and need no [T, P] temporary."""
@@ -102,8 +103,26 @@ class SimplexState(Weighting):
 
 def products(rows: Tensor) -> Tensor:
     """Return the products of all ``rows`` [T, P], float64 [T, T] on the CPU."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    total = gram([[row] for row in rows])
+    if _squared_without_loss(total.diagonal()):
+        return total
+    total.zero_()
     for start in range(0, rows.shape[1], CHUNK):
         chunk = rows[:, start : start + CHUNK].double()
-        total.addmm_(chunk, chunk.T)
-    return total.cpu()
+        total += (chunk @ chunk.T).cpu()
+    return total
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """Return the lengths of ``rows`` [T, P], float64 [T] on the CPU."""
+    squares = [torch.stack([chunk.dot(chunk) for chunk in row.split(CHUNK)]).double().sum() for row in rows]
+    found = torch.stack(squares).cpu()
+    if _squared_without_loss(found):
+        return found.sqrt()
+    exact: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return exact.cpu()
+
+
+def _squared_without_loss(squares: Tensor) -> bool:
+    """Return whether squares and their parts are well inside of what float32 can hold."""
+    return bool(((squares > 1e-24) & (squares < 1e30)).all())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import GradientState, products
+from mtlbench_zoo.weightings._state import GradientState, lengths
 
 
 class DBMTL(GradientState):
@@ -54,9 +54,9 @@ class DBMTL(GradientState):
         sizes = sizes.clamp(min=1e-8 * float(sizes.max())) if sizes.any() else torch.ones_like(sizes)
         self.head_weights = 1 / sizes
         for task, gradient, size in zip(self.active.tolist(), jacobian, sizes.tolist(), strict=True):
-            self.running[task].mul_(keep).add_(gradient.to(self.running) / size, alpha=1 - keep)
+            self.running[task].mul_(keep).add_(gradient.to(self.running), alpha=(1 - keep) / size)
         rows = self.rows()
-        lengths = products(rows).diagonal().sqrt()
-        longest = lengths.max()
-        factors = torch.where(lengths > 1e-30 * longest, longest / lengths, 0.0)
+        sizes = lengths(rows)
+        longest = sizes.max()
+        factors = torch.where(sizes > 1e-30 * longest, longest / sizes, 0.0)
         return (factors.to(rows) @ rows).to(jacobian)

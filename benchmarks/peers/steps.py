@@ -1,0 +1,71 @@
+"""Whole steps of training as users of the peers write them, on the workloads that ours are timed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchjd.aggregation import MGDA
+from torchjd.autojac import jac_to_grad, mtl_backward
+from workloads import Workload
+
+from peers import libmtl
+
+Step = Callable[[], None]
+
+
+def torchjd(workload: Workload, *, tuned: bool = False) -> Step:
+    """Return a step with TorchJD's MGDA.
+
+    tuned: one task after another instead of vmap, a Gram matrix parameter by parameter and the fused Adam,
+    which are the faster settings on a processor; else its defaults and torch's.
+    """
+    shared = list(workload.architecture.parameters())
+    optimizer = torch.optim.Adam(workload.parameters, lr=1e-5, fused=tuned)
+    aggregator = MGDA()
+
+    def step() -> None:
+        features, losses = _forward(workload)
+        mtl_backward(
+            losses,
+            features=features,
+            tasks_params=[list(workload.heads[task.name].parameters()) for task in workload.tasks],
+            shared_params=shared,
+            parallel_chunk_size=1 if tuned else None,
+        )
+        jac_to_grad(shared, aggregator, optimize_gramian_computation=tuned)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _forward(workload: Workload) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the features that heads read, each once, and the losses, in one graph.
+
+    Heads must read the last level only: of one that another depends on, TorchJD would count a part twice.
+    """
+    batch = workload.batch
+    pyramids = workload.architecture(batch.inputs).pyramids
+    features = {id(pyramid[-1]): pyramid[-1] for pyramid in pyramids.values()}
+    size = (batch.inputs.shape[2], batch.inputs.shape[3])
+    losses = [
+        task.loss(workload.heads[task.name](pyramids[task.name], size), batch.targets[task.name])
+        for task in workload.tasks
+    ]
+    return list(features.values()), losses
+
+
+def libmtl_mgda(workload: Workload) -> Step:
+    """Return a step with LibMTL's MGDA and torch's Adam. Raises `libmtl.PeerMissingError`."""
+    peer = libmtl.weighting("mgda", workload.shared, len(workload.tasks))
+    optimizer = torch.optim.Adam(workload.parameters, lr=1e-5)
+
+    def step() -> None:
+        _, losses = _forward(workload)
+        peer.backward(torch.stack(losses), **libmtl.DEFAULTS)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return step
