@@ -167,6 +167,26 @@ def exclusive(folder: Path, busy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Try to hold ``path`` for this process; give whether it was free.
+
+    The system frees it when its holder dies. The file is removed by its holder, so a process that opened it
+    before finds it gone: it must look again whether what it wanted to make is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """Give ``folder`` empty, whatever was in it, and remove it afterwards."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -24,6 +24,10 @@ class Interrupted(MtlbenchError):
     exit_code = 130
 
 
+class Busy(MtlbenchError):
+    """Another process trains the same run, and this one was not to wait for it."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
     near = get_close_matches(word, list(choices), n=2, cutoff=0.5)

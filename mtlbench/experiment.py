@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -21,7 +22,7 @@ from mtlbench.config import BASELINE, RunConfig
 from mtlbench.contracts import Dataset, Encoder, Task, Weighting
 from mtlbench.data.folder import data_folder
 from mtlbench.data.verify import verify
-from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
+from mtlbench.errors import Busy, Interrupted, MtlbenchError, RunFailedError
 from mtlbench.gradients import Precision
 from mtlbench.heads import HeadChoice, choose_head
 from mtlbench.parallel import ALONE, Ranks
@@ -64,11 +65,31 @@ class Result:
     comparison: Comparison
 
 
-class Experiment:
-    """Everything that ``mtlbench run`` was asked for, checked before anything is trained."""
+@dataclass(frozen=True)
+class Loaded:
+    """A dataset that was read through once: several experiments of one command share it."""
 
-    def __init__(self, config: RunConfig, registry: Registry, ranks: Ranks = ALONE) -> None:
+    dataset: Dataset
+    fingerprint: str
+    oddities: list[str]
+    counts: dict[str, int]
+
+
+class Experiment:
+    """Everything that ``mtlbench run`` was asked for, checked before anything is trained.
+
+    loaded: datasets by spec and folder that are read already; the experiment's own is added to it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        ranks: Ranks = ALONE,
+        loaded: MutableMapping[tuple[str, str], Loaded] | None = None,
+    ) -> None:
         self.config, self.ranks = config, ranks
+        self._wait = True
         self.store = Store(config.results)
         self.device = pick_device(config.device) if ranks.size == 1 else ranks.device
         Precision(config.precision).check(self.device)
@@ -85,7 +106,10 @@ class Experiment:
             registry.choose("weightings", BASELINE[1]),
         )
         self.store.check()
-        self.dataset: Dataset = data.build(data_dir=data_folder(config.data_dir))
+        folder = data_folder(config.data_dir)
+        where = (str(data), str(folder))
+        known_data = None if loaded is None else loaded.get(where)
+        self.dataset: Dataset = known_data.dataset if known_data else data.build(data_dir=folder)
         known = [task.name for task in self.dataset.tasks]
         tasks = choose_tasks(self.dataset, config.tasks or known)
         choose_tasks(self.dataset, [*(specs or ()), *heads])  # those that are not trained may be named, too
@@ -110,8 +134,12 @@ class Experiment:
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()
-        self._fingerprint, self._oddities = verify(self.dataset)
-        self._counts = self.dataset.counts()
+        if known_data is None:
+            known_data = Loaded(self.dataset, *verify(self.dataset), self.dataset.counts())
+            if loaded is not None:
+                loaded[where] = known_data
+        self._fingerprint, self._oddities = known_data.fingerprint, known_data.oddities
+        self._counts = known_data.counts
         self._core = code_digest(*CORE)
 
     def _check_combination(self) -> None:
@@ -150,8 +178,29 @@ class Experiment:
             engine.step(batch, others=others, rate=self.run.protocol["lr"])
         return weighting
 
-    def execute(self, watcher: Watcher, stopped: Callable[[], bool]) -> list[Result]:
-        """Train what the store lacks, baselines first, and return one result a seed."""
+    def runs(self, seed: int) -> tuple[Run, dict[str, Run]]:
+        """Return the run of a seed and the single-task runs that it is measured against, by task."""
+        run = replace(self.run, seed=seed)
+        return run, self._baselines(run)
+
+    def look(self, run: Run) -> tuple[str, Record | None]:
+        """Return the run's id, and its record where the store has one."""
+        name = run_id(self._identity(run))
+        return name, self.store.find((run.dataset.plugin.name, run.name), name)
+
+    def give_up(self, run: Run, reason: str) -> Record:
+        """Keep a record that says that the run came to nothing, such as when its process was killed."""
+        identity = self._identity(run)
+        outcome = Outcome("failed", reason, {}, [], None, {"total": 0}, {}, 0, 0, 0.0, 0.0, 0.0)
+        record = self._record(run, run_id(identity), identity, outcome)
+        return self.store.add(record, Cost(0.0, 0.0, 0.0, describe_device(self.device), _now()))
+
+    def execute(self, watcher: Watcher, stopped: Callable[[], bool], wait: bool = True) -> list[Result]:
+        """Train what the store lacks, baselines first, and return one result a seed.
+
+        wait: whether to wait for a run that another process trains; otherwise `Busy` is raised.
+        """
+        self._wait = wait
         for line in filter(None, (self.dataset.notice, *self._oddities)):
             watcher.notice(line)
         return [self._seed(seed, watcher, stopped) for seed in self.config.seeds]
@@ -207,6 +256,44 @@ class Experiment:
                     f"{run.label}: the record that is there was made without --probe; --force trains it again"
                 )
             return Trained(kept, self.store.cost(kept), cached=True)
+        with self._claimed(run, name, watcher, stopped):
+            # Whoever held the run before has left its record.
+            kept, _ = self.ranks.from_first(lambda: self._find(folder, name))
+            if kept is not None and not force and not lacks_model:
+                return Trained(kept, self.store.cost(kept), cached=True)
+            return self._train(run, name, identity, watcher, stopped, asked)
+
+    @contextmanager
+    def _claimed(self, run: Run, name: str, watcher: Watcher, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Hold the run, so that two commands never train it at once or write into one checkpoint."""
+        if not self.ranks.first:
+            yield
+            return
+        told = False
+        while True:
+            with self.store.claim(name) as mine:
+                if mine:
+                    yield
+                    return
+            if not self._wait:
+                raise Busy(f"{run.label}: another process trains it")
+            if stopped():
+                raise Interrupted(f"{run.label}: stopped while another process trains it")
+            if not told:
+                watcher.notice(f"{run.label}: another process trains it; waiting for its record")
+                told = True
+            time.sleep(0.2)
+
+    def _train(
+        self,
+        run: Run,
+        name: str,
+        identity: dict[str, Any],
+        watcher: Watcher,
+        stopped: Callable[[], bool],
+        asked: bool,
+    ) -> Trained:
+        force = asked and self.config.force
         checkpoint = self.store.checkpoint(name)
         if checkpoint.exists() and not self.config.resume:
             watcher.notice(
@@ -233,7 +320,7 @@ class Experiment:
             round(outcome.step_ms, 3),
             round(outcome.peak_mb, 1),
             describe_device(self.device),
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            _now(),
         )
         keep_model = asked and self.config.save_model is not False
         record = self.ranks.from_first(
@@ -388,6 +475,10 @@ def _chosen(text: str, task: Task) -> HeadChoice:
 def code_digest(*modules: str) -> str:
     """Return a hash of the source of these modules and of what they import; read once in a process."""
     return hashlib.sha256(" ".join(map(source_digest, modules)).encode()).hexdigest()[:16]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def describe_device(device: torch.device) -> str:

@@ -30,6 +30,7 @@ COMMANDS = {
     "inspect": _Lazy(
         "mtlbench.cli.inspect", "inspect", "Draw what a run learned, and which task hurts which."
     ),
+    "sweep": _Lazy("mtlbench.cli.sweep", "sweep", "Train every combination of lists, and make one table."),
     "leaderboard": _Lazy(
         "mtlbench.cli.leaderboard", "leaderboard", "Make tables of all runs: HTML, Markdown, CSV, JSON."
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def _board(store: Path, reference: str | None) -> Any:
     if not store.is_dir():
         raise MtlbenchError(f"results folder '{store}' does not exist; 'mtlbench run' makes one")
     return make(Store(store), reference)
+
+
+def print_board(results: Path, keys: Collection[str]) -> None:
+    """Print the tables of a results folder that have one of these comparability keys."""
+    from dataclasses import replace
+
+    from mtlbench.leaderboard.terminal import show as render
+
+    board = _board(results, None)
+    _print(render(replace(board, tables=tuple(table for table in board.tables if table.key in keys))))
 
 
 def _print(what: Any) -> None:

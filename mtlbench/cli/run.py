@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -18,10 +18,11 @@ from mtlbench.config import Protocol, RunConfig, flag_name
 from mtlbench.errors import RunFailedError
 
 
-class _RunCommand(click.Command):
+class RunCommand(click.Command):
     """Prints its options in two sections: what is run, and under which protocol."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write both sections."""
         protocol = {f.name for f in fields(Protocol)}
         sections: dict[str, list[tuple[str, str]]] = {
             "Options": [],
@@ -36,11 +37,13 @@ class _RunCommand(click.Command):
                 formatter.write_dl(lines)
 
 
-def _options() -> list[click.Option]:
+def options(without: Collection[str] = ()) -> list[click.Option]:
     """Make one flag of every setting; its default is told, and given only where no one else gave a value."""
     hints = get_type_hints(RunConfig)
     options = []
     for setting in sorted(fields(RunConfig), key=lambda f: f.name in {p.name for p in fields(Protocol)}):
+        if setting.name in without:
+            continue
         hint, flag = hints[setting.name], "--" + flag_name(setting.name)
         names = [flag, setting.name]
         extra: dict[str, Any] = {}
@@ -69,7 +72,7 @@ def _options() -> list[click.Option]:
     return options
 
 
-@click.command(cls=_RunCommand, params=_options())
+@click.command(cls=RunCommand, params=options())
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -85,12 +88,12 @@ def run(config: Path | None, **flags: Any) -> None:
     flags |= {name: flags[name] or None for name in ("plugin", "head")}  # click gives () for none
     settings = RunConfig.resolve(config, flags)
 
-    _set_environment()
+    prepare_environment()
     from mtlbench.cli.progress import watcher
     from mtlbench.registry import Registry
 
     rank, size = launched()
-    with watcher(settings.quiet or rank > 0) as watch, _stop_signal(size) as stop:
+    with watcher(settings.quiet or rank > 0) as watch, stop_signal(size) as stop:
         from mtlbench.experiment import Experiment  # torch and its seconds, after the first sign of life
 
         with together(settings.device) as ranks:
@@ -107,7 +110,7 @@ def run(config: Path | None, **flags: Any) -> None:
         )
 
 
-def _set_environment() -> None:
+def prepare_environment() -> None:
     """Set what torch reads when it is imported.
 
     cuBLAS is deterministic only with a workspace of fixed size. Idle OpenMP threads spin by default, which
@@ -140,7 +143,7 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
 
 
 @contextmanager
-def _stop_signal(processes: int) -> Iterator[list[int]]:
+def stop_signal(processes: int = 1) -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGHUP: the first asks to stop at the next step, a second one insists.
 
     With several processes torchrun hands signals on, to all of them, and insists itself after a while.

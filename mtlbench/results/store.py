@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from mtlbench.atomic import create, translated
+from mtlbench.atomic import claimed, create, translated
 from mtlbench.errors import MtlbenchError
 from mtlbench.results.record import Cost, Record
 
@@ -41,6 +42,10 @@ class Store:
     def checkpoint(self, run_id: str) -> Path:
         """Return where the checkpoint of an unfinished run lies."""
         return self.root / ".checkpoints" / f"{run_id}.pt"
+
+    def claim(self, run_id: str) -> AbstractContextManager[bool]:
+        """Hold the run for this process while the block goes on; gives False where another one trains it."""
+        return claimed(self.root / ".checkpoints" / f"{run_id}.lock")
 
     def find(self, folder: tuple[str, str], run_id: str) -> Record | None:
         """Return the latest attempt at a run, or None."""

@@ -110,7 +110,7 @@ def plan(
         title = label(config, configs)
         watch(title)
         try:
-            experiment = Experiment(config, registry, loaded)
+            experiment = Experiment(config, registry, loaded=loaded)
         except MtlbenchError as error:
             if len(configs) == 1:
                 raise

@@ -1,13 +1,15 @@
-"""One job in a process of its own: settings in on stdin, events out on stdout, a line of JSON each.
+"""Jobs in a process of their own: settings in on stdin, events out on stdout, a line of JSON each.
 
-``python -m mtlbench.sweep.worker`` reads one line. While it trains, an end of stdin tells that whoever
-started it is gone: then it keeps a checkpoint and ends, so that no run goes on unseen.
+An end of stdin tells that whoever started ``python -m mtlbench.sweep.worker`` is gone: then it keeps a
+checkpoint and ends, so that no run goes on unseen. It takes one job after another, since to start torch takes
+longer than many a small run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -45,6 +47,10 @@ def load(line: str) -> RunConfig:
     return RunConfig(**values)
 
 
+def _say(**event: Any) -> None:
+    print(json.dumps(event), flush=True)
+
+
 class _Events:
     """A watcher that writes what happens as lines of JSON."""
 
@@ -52,56 +58,65 @@ class _Events:
         self.steps = self.made = 0
         self.last = -EVERY
 
-    def _say(self, **event: Any) -> None:
-        print(json.dumps(event), flush=True)
-
     def notice(self, text: str) -> None:
-        self._say(event="notice", text=text)
+        _say(event="notice", text=text)
 
     def started(self, label: str, epochs: int, steps: int, done: int) -> None:
         self.steps, self.made = steps, done * steps
-        self._say(event="started", total=epochs * steps, done=self.made)
+        _say(event="started", total=epochs * steps, done=self.made)
 
     def stepped(self, losses: Mapping[str, float]) -> None:
         self.made += 1
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            self._say(event="step", done=self.made, epoch=self.made // max(self.steps, 1) + 1)
+            _say(event="step", done=self.made, epoch=self.made // max(self.steps, 1) + 1)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         self.made = row["epoch"] * self.steps
 
     def finished(self, status: str, reason: str | None) -> None:
-        self._say(event="finished", status=status, reason=reason)
+        _say(event="finished", status=status, reason=reason)
 
 
-def main() -> int:
-    """Train the job and return the exit code: 0 for a record, 75 for busy, else as the command line."""
-    config = load(sys.stdin.readline())
+def main() -> None:
+    """Train one job after another, as they come, until stdin ends."""
+    jobs: queue.Queue[str | None] = queue.Queue()
     stop = threading.Event()
 
-    def orphaned() -> None:
-        sys.stdin.read()
+    def ended(*_: Any) -> None:
         stop.set()
+        jobs.put(None)
 
-    threading.Thread(target=orphaned, daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    def listen() -> None:
+        for line in sys.stdin:
+            jobs.put(line)
+        ended()
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep decides; a terminal sends it to all at once
-    events = _Events()
-    try:
-        from mtlbench.experiment import Experiment
-        from mtlbench.registry import Registry
+    loaded: dict[tuple[str, str], Any] = {}
+    while (line := jobs.get()) is not None and not stop.is_set():
+        _say(event="ended", code=_job(load(line), loaded, stop))
 
-        Experiment(config, Registry(config.plugin)).execute(events, stop.is_set, wait=False)
+
+def _job(config: RunConfig, loaded: dict[tuple[str, str], Any], stop: threading.Event) -> int:
+    """Train one job and return its code: 0 for a record, 75 for busy, else as the command line."""
+    from mtlbench.experiment import Experiment
+    from mtlbench.registry import Registry
+
+    try:
+        Experiment(config, Registry(config.plugin), loaded=loaded).execute(_Events(), stop.is_set, wait=False)
     except Busy:
         return BUSY
     except MtlbenchError as error:
-        events._say(event="error", text=str(error))
+        _say(event="error", text=str(error))
         return error.exit_code
     return 0
 
 
 if __name__ == "__main__":
-    code = main()
+    main()
     sys.stdout.flush()
-    os._exit(code)  # the thread that waits for the end of stdin would hold the interpreter
+    os._exit(0)  # the thread that waits for the end of stdin would hold the interpreter
