@@ -80,7 +80,7 @@ class _Events:
 
 def main() -> None:
     """Train one job after another, as they come, until stdin ends."""
-    jobs: queue.Queue[str | None] = queue.Queue()
+    jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a signal may put, too
     stop = threading.Event()
 
     def ended(*_: Any) -> None:
