@@ -191,7 +191,21 @@ class Experiment:
     def give_up(self, run: Run, reason: str) -> Record:
         """Keep a record that says that the run came to nothing, such as when its process was killed."""
         identity = self._identity(run)
-        outcome = Outcome("failed", reason, {}, [], None, {"total": 0}, {}, 0, 0, 0.0, 0.0, 0.0)
+        outcome = Outcome(
+            status="failed",
+            reason=reason,
+            test={},
+            history=[],
+            selected=None,
+            parameters={"total": 0},
+            skipped=0,
+            model={},
+            steps=0,
+            samples=0,
+            seconds=0.0,
+            step_ms=0.0,
+            peak_mb=0.0,
+        )
         record = self._record(run, run_id(identity), identity, outcome)
         return self.store.add(record, Cost(0.0, 0.0, 0.0, describe_device(self.device), _now()))
 

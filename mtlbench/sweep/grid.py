@@ -12,7 +12,7 @@ from mtlbench.config import RunConfig, flag_name, read_toml
 from mtlbench.errors import MtlbenchError
 from mtlbench.experiment import Experiment, Loaded
 from mtlbench.registry import Registry
-from mtlbench.spec import by_task, split
+from mtlbench.spec import split
 from mtlbench.training.model import Run
 
 SPECS = ("arch", "weight", "data", "encoder")
@@ -88,8 +88,9 @@ def _axis(name: str, value: Any) -> list[Any]:
     if isinstance(value, list):
         return [choice for item in value for choice in _axis(name, item)]
     if name in SPECS and isinstance(value, str):
-        one_for_each_task = name == "encoder" and by_task(value) is not None
-        return [value] if one_for_each_task else split(value)
+        parts = split(value)
+        one_for_each_task = name == "encoder" and "=" in parts[0].partition("[")[0]
+        return [value] if one_for_each_task else parts
     return [value]
 
 

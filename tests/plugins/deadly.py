@@ -16,7 +16,7 @@ class Deadly(Weighting):
 
     needs = Need.LOSSES
 
-    def __init__(self, at: int = 3, once: str = "") -> None:
+    def __init__(self, at: int = 2, once: str = "") -> None:
         super().__init__()
         self.at, self.once, self.steps = at, once, 0
 
