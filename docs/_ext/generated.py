@@ -2,6 +2,7 @@
 
 - ``<!-- options run -->``, ``<!-- options protocol -->``: the settings of ``mtlbench run``, from `RunConfig`;
 - ``<!-- methods KIND -->``: the method cards of a kind of plugin, from the registry and the docstrings;
+- ``<!-- heads all -->``: the cards of the heads, which are no plugins, from their docstrings;
 - ``<!-- printed FILE -->``: really printed output, a file of ``_printed/``.
 """
 
@@ -20,7 +21,7 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 
-_MARK = re.compile(r"^<!-- (options|methods|printed) ?(.*?) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (options|methods|heads|printed) ?(.*?) -->$", re.MULTILINE)
 _SPECIAL = re.compile(r"([\\*_\[\]<>|$#~^])")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -84,13 +85,31 @@ def methods(plural: str) -> str:
     return "\n".join(rows) + "\n\n" + "\n\n".join(cards)
 
 
+def heads(_: str) -> str:
+    """Return the cards of all heads, each with what it gives."""
+    from mtlbench.contracts import Map
+    from mtlbench.heads import HEADS
+    from mtlbench.spec import parameters
+
+    return "\n\n".join(
+        f"### `{name}`\n\n"
+        + _card(cls, parameters(cls, cls.context), [("Gives", "a map" if cls.gives is Map else "a vector")])
+        for name, cls in HEADS.items()
+    )
+
+
 def _method(plugin: Any) -> str:
-    from mtlbench.spec import describe, format_value, parameters
+    from mtlbench.spec import parameters
 
     cls = plugin.load()
-    found = parameters(cls, cls.context)
+    return _card(cls, parameters(cls, cls.context), list(_facts(plugin.kind, cls)))
+
+
+def _card(cls: Any, found: Any, facts: list[tuple[str, str]]) -> str:
+    """Return docstring, facts and parameters of a class."""
+    from mtlbench.spec import describe, format_value
+
     parts = [card(inspect.getdoc(cls) or "", [parameter.name for parameter in found])]
-    facts = list(_facts(plugin.kind, cls))
     if facts:
         parts.append("\n".join(f"- {label}: {text}" for label, text in facts))
     if found:
@@ -181,7 +200,7 @@ def card(docstring: str, parameters: Collection[str]) -> str:
 
 
 def _replace(app: Sphinx, docname: str, source: list[str]) -> None:
-    makers = {"options": options, "methods": methods, "printed": printed}
+    makers = {"options": options, "methods": methods, "heads": heads, "printed": printed}
     source[0] = _MARK.sub(lambda mark: makers[mark[1]](mark[2]), source[0])
 
 

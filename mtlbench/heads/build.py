@@ -25,8 +25,6 @@ HEADS: dict[str, type[Head]] = {
 }
 """All heads by name."""
 
-_CONTEXT = ("outputs", "shape")
-
 
 @dataclass(frozen=True)
 class HeadChoice:
@@ -36,7 +34,7 @@ class HeadChoice:
     parameters: Mapping[str, Any]
 
     def __str__(self) -> str:
-        known = parameters(HEADS[self.name], _CONTEXT)
+        known = parameters(HEADS[self.name], Head.context)
         return format_spec(self.name, changed(self.parameters, known))
 
 
@@ -53,7 +51,7 @@ def choose_head(text: str, output: Output) -> HeadChoice:
         raise MtlbenchError(f"unknown head {spec.name!r}.{near} Heads for {output}: {', '.join(suitable)}")
     if spec.name not in suitable:
         raise MtlbenchError(f"head {spec.name!r} cannot give {output}; use one of: {', '.join(suitable)}")
-    return HeadChoice(spec.name, bind(spec, HEADS[spec.name], _CONTEXT, f"head {spec.name!r}"))
+    return HeadChoice(spec.name, bind(spec, HEADS[spec.name], Head.context, f"head {spec.name!r}"))
 
 
 def build_head(output: Output, shape: PyramidShape, name: str | None = None) -> Head:

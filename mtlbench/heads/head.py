@@ -14,8 +14,10 @@ class Head(nn.Module, ABC):
     """Turns the pyramid of one task into its output.
 
     The constructor takes ``outputs``, the size of the vector or the channels of the map, and the shape of
-    the pyramid.
+    the pyramid; its other arguments are the head's parameters.
     """
+
+    context: ClassVar[tuple[str, ...]] = ("outputs", "shape")
 
     gives: ClassVar[type[Output]]
     """The kind of output that this head is for."""
