@@ -245,3 +245,17 @@ def test_gradients_that_are_not_finite_end_in_an_error(weighting) -> None:
     weighting.active = torch.arange(2)
     with pytest.raises(SolverError, match="not finite"):
         weighting(torch.full((2, 2), torch.nan, dtype=torch.float64), torch.ones(2))
+
+
+def test_blocks_are_vaccinated_each_by_itself_in_one_order() -> None:
+    draw, parts = torch.Generator().manual_seed(8), [GradVac(tiny_tasks(4), beta=0.3) for _ in range(3)]
+    together = GradVac(tiny_tasks(4), beta=0.3, blocks="layer")
+    for weighting in (*parts, together):
+        weighting.generator.manual_seed(5)
+    for _ in range(3):
+        rows = torch.randn(3, 4, 6, dtype=torch.float64, generator=draw)
+        matrices = rows @ rows.transpose(1, 2)
+        found = together(matrices, torch.ones(4))
+        expected = [part(matrix, torch.ones(4)) for part, matrix in zip(parts, matrices, strict=True)]
+        assert found.equal(torch.stack(expected))
+    assert together.targets.equal(torch.cat([part.targets for part in parts]))
