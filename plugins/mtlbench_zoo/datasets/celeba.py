@@ -27,8 +27,8 @@ class CelebA(PreparedDataset):
     Tasks carry the official names, such as Smiling or Wearing_Hat: 1 where the attribute is there (binary
     cross-entropy; accuracy, F1); train some of them with ``--tasks Male,Smiling``.
     size: side of the square images, prepared with ``mtlbench data prepare celeba --source DIR --size SIZE``;
-    None for the one that is prepared (64 unless another was asked for). Read are list_attr_celeba.txt,
-    list_eval_partition.txt and, of img_align_celeba/, the images that both list; the three may lie in the
+    None for the one that is prepared (64 unless another was asked for). Of DIR it reads list_attr_celeba.txt,
+    list_eval_partition.txt and those images of img_align_celeba/ that both list; the three may lie in the
     official folders Anno/, Eval/ and Img/. The official partition is kept (162,770 train, 19,867 val, 19,962
     test).
     Source: Liu, Luo, Wang & Tang, "Deep learning face attributes in the wild", ICCV 2015,

@@ -20,11 +20,12 @@ class Cityscapes(PreparedDataset):
 
     size: height of the images, prepared with ``mtlbench data prepare cityscapes --source DIR --size SIZE``;
     None for the one that is prepared (128 x 256 unless another was asked for). classes: 7 groups, or the 19
-    classes of the official benchmark where they were prepared. Images are stored as bytes. Read is the
-    preprocessed layout that Liu et al. published: {train,val}/{image,label_7,label_19,depth}/N.npy (2,975 and
-    500 scenes; one of the two label folders is enough, which may also be named label). Its "val" is test
-    here, since the official test labels are not public; val is the tenth of the training scenes whose train/N
-    has the smallest SHA-256 (298).
+    classes of the official benchmark where they were prepared. DIR has the preprocessed layout that Liu et
+    al. published: {train,val}/{image,label_7,label_19,depth}/N.npy (2,975 and 500 scenes; one of the two
+    label folders is enough, which may also be named label). Its "val" is test here, since the official test
+    labels are not public; val is the tenth of the training scenes whose train/N has the smallest SHA-256
+    (298).
+    Deviations: images are rounded to bytes.
     Source: Cordts et al., CVPR 2016, arXiv:1604.01685; Liu, Johns & Davison, CVPR 2019, arXiv:1803.10704
     (MTAN: tasks, losses, preprocessing).
     """

@@ -22,12 +22,12 @@ class NYUv2(PreparedDataset):
       degrees).
 
     size: height of the images, prepared with ``mtlbench data prepare nyuv2 --source DIR --size SIZE``; None
-    for the one that is prepared (288 x 384 unless another was asked for). Images are stored as bytes. Read is
-    the preprocessed layout that Liu et al. published: {train,val}/{image,label,depth,normal}/N.npy (795 and
-    654 scenes). Its "val" is the test split of the literature, and is test here; val is the tenth of the
-    training scenes whose train/N has the smallest SHA-256 (80), so nothing is selected on test. The official
-    nyu_depth_v2_labeled.mat is refused: it holds neither the normals, nor the split, nor the mapping of its
-    894 classes to 13.
+    for the one that is prepared (288 x 384 unless another was asked for). DIR has the
+    preprocessed layout that Liu et al. published: {train,val}/{image,label,depth,normal}/N.npy (795 and 654
+    scenes). Its "val" is the test split of the literature, and is test here; val is the tenth of the training
+    scenes whose train/N has the smallest SHA-256 (80), so nothing is selected on test.
+    Deviations: images are rounded to bytes. The official nyu_depth_v2_labeled.mat is refused, since it holds
+    neither the normals, nor the split, nor the mapping of its 894 classes to 13.
     Source: Silberman et al., ECCV 2012; Couprie et al., ICLR 2013, arXiv:1301.3572 (13 classes); Liu, Johns &
     Davison, CVPR 2019, arXiv:1803.10704 (MTAN: tasks, losses, preprocessing).
     """

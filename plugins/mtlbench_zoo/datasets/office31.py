@@ -15,7 +15,7 @@ class Office31(Domains):
     F1).
     size: side of the square images, prepared with ``mtlbench data prepare office31 --source DIR --size
     SIZE``; None for the one that is prepared (224 unless another was asked for).
-    Read is the official layout, {amazon,dslr,webcam}/images/CLASS/*.jpg. The images of each class of each
+    DIR has the official layout, {amazon,dslr,webcam}/images/CLASS/*.jpg. The images of each class of each
     domain are split 60/20/20 in the order of the SHA-256 of their names: the fractions of the field,
     with a split that anybody can make again.
     Source: Saenko, Kulis, Fritz & Darrell, "Adapting visual category models to new domains", ECCV 2010.

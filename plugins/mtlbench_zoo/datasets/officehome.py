@@ -14,7 +14,7 @@ class OfficeHome(Domains):
     Tasks art (2,427 images), clipart (4,365), product (4,439) and real (4,357): one of 65 classes
     (cross-entropy; accuracy, F1).
     size: side of the square images, prepared with ``mtlbench data prepare officehome --source DIR --size
-    SIZE``; None for the one that is prepared (224 unless another was asked for). Read is the official layout,
+    SIZE``; None for the one that is prepared (224 unless another was asked for). DIR has the official layout,
     {Art,Clipart,Product,Real World}/CLASS/*.jpg. The images of each class of each domain are split 60/20/20
     in the order of the SHA-256 of their names: the fractions of the field, with a split that anybody can make
     again.

@@ -30,7 +30,7 @@ class Rooms(PreparedDataset):
     bed, books, ceiling, chair, floor, furniture, objects, picture, sofa, table, tv, wall, window. Rooms of
     random size are furnished at random, lit, textured and seen by a camera of random place and direction.
     Every pixel has all three labels: depth in metres along the camera's z, and unit normals in its
-    frame (x right, y down, z ahead).
+    frame (x right, y down, z ahead). The focal length is 0.7 widths of the image, the centre its middle.
 
     size: height of the images, 2/3 of the width. 400 training scenes, 100 val, 100 test; they are rendered
     when they are first asked for and kept in the data folder. A stand-in shows that things work; draw no
