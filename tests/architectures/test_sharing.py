@@ -332,6 +332,13 @@ def test_ple_shares_between_levels_through_the_shared_gate() -> None:
     assert [(r.place, r.task, r.values.shape[1]) for r in features.readings] == [
         ("stage2", "a", 2), ("stage2", "b", 2), ("stage2, to shared", None, 3), ("stage3", "a", 2)
     ]  # fmt: skip
+    assert features.readings[2].names == ("a 1", "b 1", "shared 1")
+    x = images()
+    given = [run(stages, x)[-1] for stages in (first.own[0][0], first.own[1][0], first.shared[0])]
+    share = first.shared_gate(torch.cat([feature.mean((2, 3)) for feature in given], 1))
+    _, common = first([x, x], x, [0, 1])
+    assert common is not None
+    torch.testing.assert_close(common[0], torch.einsum("be,ebchw->bchw", share, torch.stack(given)))
     # In the first level gates read what their experts gave, later the stream that comes in.
     gates = 2 * (2 * 8 * 2 + 2) + (3 * 8 * 3 + 3) + 2 * (8 * 2 + 2)
     assert count(architecture) == 3 * count(conv()) + gates

@@ -22,7 +22,7 @@ class CGC(Architecture):
 
     where e runs over the task's own and the shared experts, and ``v_t`` is what these gave at the last
     stage, averaged over space and joined.
-    Source: Tang, Liu, Zhao & Gong, RecSys 2020, section 4.2. Deviations: their gate reads the input vector;
+    Source: Tang, Liu, Zhao & Gong, RecSys 2020, section 4. Deviations: their gate reads the input vector;
     for images that would be raw pixels, so here it reads what the experts saw in them. All stages are
     mixed, because maps are decoded from all of them.
 

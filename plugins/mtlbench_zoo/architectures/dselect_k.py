@@ -69,7 +69,7 @@ class DSelectK(Architecture):
     mixed so at every stage. Once all bits are 0 or 1, that are k experts at most.
 
     Source: Hazimeh, Zhao, Chowdhery, Sathiamoorthy, Chen, Mazumder, Hong & Chi, NeurIPS 2021,
-    arXiv:2106.03760, section 3. Deviations: gates by example read what the experts saw, averaged over
+    arXiv:2106.03760. Deviations: gates by example read what the experts saw, averaged over
     space, where theirs read the input vector. Where the number of experts is no power of two, codes beyond
     the last expert stand for the first ones again; the paper keeps away from such codes by a penalty, which
     is infinite at them.

@@ -32,12 +32,12 @@ class LTB(Architecture):
 
     In eval mode every choice is the most probable one, and only the nodes that lead to a task that is asked
     for are run. The head of a task reads the nodes on the task's path.
-    Source: Guo, Lee & Ulbricht, ICML 2020, arXiv:2006.01895, section 3. Deviations: the tree and its weights
+    Source: Guo, Lee & Ulbricht, ICML 2020, arXiv:2006.01895. Deviations: the tree and its weights
     are learned in one run and used as they are; the paper trains the weights of the tree that it found once
     more from the start. There is no warm-up: with theta = 0 all trees are equally likely anyway.
 
     nodes: how many a stage has, at least 2; none: one a task, at least 2. temperature: of the first epoch,
-    above 0 (the paper starts at 10 or 50 and divides by the root of the epoch).
+    above 0; 10 is what LibMTL takes for 200 epochs.
 
     What a task chooses for itself receives that task's own gradient; gradient weightings act on the nodes
     and on what they choose.

@@ -43,7 +43,7 @@ class NDDR(Architecture):
 
     which is also what the head of task i reads of this stage. It is a cross-stitch unit that mixes channels
     too.
-    Source: Gao, Ma, Zhao, Liu & Yuille, CVPR 2019, arXiv:1801.08297, section 3. Deviations: all parameters
+    Source: Gao, Ma, Zhao, Liu & Yuille, CVPR 2019, arXiv:1801.08297. Deviations: all parameters
     have one learning rate, where theirs had a higher one for the layers; encoders do not start from
     single-task training; the shortcuts to the last layer are left to heads that read all stages.
 

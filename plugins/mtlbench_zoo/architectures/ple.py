@@ -26,7 +26,7 @@ class PLE(Architecture):
     A gate is ``softmax(W v + b)`` of the stream that its level reads, averaged over space; in the first level
     v is what the gate's experts gave at the end of the level, since the stream is raw pixels there. The head
     of task t reads every stage as the gate of its level mixes it.
-    Source: Tang, Liu, Zhao & Gong, RecSys 2020, section 4.3, eq. 5-8. Deviations: levels are an encoder's
+    Source: Tang, Liu, Zhao & Gong, RecSys 2020, section 4. Deviations: levels are an encoder's
     stages; the first gates look as told.
 
     levels: how many, from 2 (one would be cgc) to the number of the encoder's stages. task_experts: experts a
