@@ -95,7 +95,9 @@ def run(config: Path | None, **flags: Any) -> None:
     rank, size = launched()
     with watcher(settings.quiet or rank > 0) as watch, stop_signal(size) as stop:
         from mtlbench.experiment import Experiment  # torch and its seconds, after the first sign of life
+        from mtlbench.training.memory import keep_freed_memory
 
+        keep_freed_memory()
         with together(settings.device) as ranks:
             experiment = Experiment(settings, Registry(settings.plugin), ranks)
             results = experiment.execute(watch, lambda: bool(stop))

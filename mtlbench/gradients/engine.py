@@ -531,6 +531,8 @@ class GradientEngine:
         if not self._collect(trunk):
             return self._step(losses, penalty, skipped=True)
         shared = [self._shared(row) for row in trunk]
+        rest = [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk]
+        trunk.clear()
         weights: list[float] = []
         if self.weighting.needs is Need.JACOBIAN:
             everything = self._shared(self._trunk)
@@ -547,7 +549,6 @@ class GradientEngine:
             update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]
         else:
             weights, own, update = self._weigh_blocks(shared, losses)
-        rest = [[g for g, keep in zip(row, self._is_shared, strict=True) if not keep] for row in trunk]
         self._assign(update, combine(rest, own))
         return self._follow(losses, penalty, names, weights, own, collected=True)
 
@@ -798,26 +799,27 @@ class GradientEngine:
         return [1.0] * weights.shape[-1]
 
     def _update(
-        self, jacobian: Sequence[Gradient], losses: Tensor, targets: Sequence[Tensor]
+        self, jacobian: Sequence[list[Tensor | None]], losses: Tensor, targets: Sequence[Tensor]
     ) -> list[Tensor]:
         """Ask a Jacobian weighting for the update of ``targets``, as tensors shaped like them.
 
-        Where no task reaches a target its gradients are zero, so that P is the same at every step.
+        Where no task reaches a target its gradients are zero, so that P is the same at every step. The rows
+        are emptied as they are read: in the end their numbers are there only once.
         """
         if not targets:
             return []
-        rows = [
-            torch.cat(
-                [
-                    (torch.zeros_like(t) if g is None else g).reshape(-1)
-                    for g, t in zip(row, targets, strict=True)
-                ]
-            )
-            for row in jacobian
-        ]
-        flat = torch.stack(rows)
+        sizes = [target.numel() for target in targets]
+        flat = targets[0].new_empty(len(jacobian), sum(sizes))
+        for row, line in zip(jacobian, flat, strict=True):
+            for number, place in enumerate(line.split(sizes)):
+                gradient = row[number]
+                if gradient is None:
+                    place.zero_()
+                else:
+                    place.view(targets[number].shape).copy_(gradient)
+            row.clear()
         update = self._given(self.weighting(flat, losses), flat.shape[1:])
-        pieces = torch.split(update.to(flat), [target.numel() for target in targets])
+        pieces = torch.split(update.to(flat), sizes)
         return [piece.view(target.shape) for piece, target in zip(pieces, targets, strict=True)]
 
     # ---- pulling cotangents through the trunk --------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ PIECE = 1 << 12
 """Elements that a product of stacked gradients sums in float32: one after another, unlike a dot product, so
 fewer; it is then off by 3e-8 (by 3e-6 if it sums a whole chunk)."""
 
+SMALL = 1 << 14
+"""Elements below which gradients of several parameters are joined: the calls would cost more than the copy."""
+
 FEW = 4
 """Tasks up to which T (T + 1) / 2 dot products are faster than one product of the stacked gradients."""
 
@@ -26,11 +30,7 @@ def gram(jacobian: Sequence[Gradient]) -> Tensor:
     """Return J Jᵀ, float64 ``[T, T]`` on the CPU, for T gradients of equal structure."""
     size = len(jacobian)
     total: Tensor | None = None
-    for parts in zip(*jacobian, strict=True):
-        reached = [i for i, part in enumerate(parts) if part is not None and part.numel()]
-        if not reached:
-            continue
-        rows = _flat([part for part in parts if part is not None])
+    for reached, rows in _joined(jacobian):
         block = _products(rows)
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
@@ -40,6 +40,27 @@ def gram(jacobian: Sequence[Gradient]) -> Tensor:
             index = torch.tensor(reached, device=block.device)
             total[index[:, None], index] += block
     return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
+
+
+def _joined(jacobian: Sequence[Gradient]) -> Iterator[tuple[tuple[int, ...], list[Tensor]]]:
+    """Yield which tasks reach a parameter and their gradients of it as vectors; small ones are joined."""
+    waiting: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
+    for parts in zip(*jacobian, strict=True):
+        reached = tuple(i for i, part in enumerate(parts) if part is not None and part.numel())
+        if not reached:
+            continue
+        rows = _flat([part for part in parts if part is not None])
+        if rows[0].numel() >= SMALL:
+            yield reached, rows
+            continue
+        group = waiting[reached]
+        group.append(rows)
+        if len(group) == CHUNK // SMALL:
+            yield reached, [torch.cat(column) for column in zip(*group, strict=True)]
+            group.clear()
+    for reached, group in waiting.items():
+        if group:
+            yield reached, [torch.cat(column) for column in zip(*group, strict=True)]
 
 
 def _flat(parts: Sequence[Tensor]) -> list[Tensor]:
