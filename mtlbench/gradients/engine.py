@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -809,7 +810,9 @@ class GradientEngine:
         if not targets:
             return []
         sizes = [target.numel() for target in targets]
-        flat = targets[0].new_empty(len(jacobian), sum(sizes))
+        given = [g.dtype for row in jacobian for g in row if g is not None]
+        dtype = reduce(torch.promote_types, given, targets[0].dtype)
+        flat = targets[0].new_empty(len(jacobian), sum(sizes), dtype=dtype)
         for row, line in zip(jacobian, flat, strict=True):
             for number, place in enumerate(line.split(sizes)):
                 gradient = row[number]

@@ -20,7 +20,7 @@ PIECE = 1 << 12
 fewer; it is then off by 3e-8 (by 3e-6 if it sums a whole chunk)."""
 
 SMALL = 1 << 14
-"""Elements below which gradients of several parameters are joined: the calls would cost more than the copy."""
+"""Elements below which gradients of several parameters are joined: the calls cost more than the copies."""
 
 FEW = 4
 """Tasks up to which T (T + 1) / 2 dot products are faster than one product of the stacked gradients."""

@@ -23,8 +23,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that tensors free, for the next ones.
 
     glibc gives every large block back to the system at once, which then has to clear the pages of the next
-    one: that was a tenth to a fifth of a step with large weights. Other C libraries are left as they are, and
-    so is one that the user has set up by ``MALLOC_...`` or ``GLIBC_TUNABLES``.
+    one: that was a tenth to a sixth of a step of a gradient weighting on ResNet-18. Other C libraries are
+    left as they are, and so is one that the user has set up by ``MALLOC_...`` or ``GLIBC_TUNABLES``.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
     glibc = _glibc()
