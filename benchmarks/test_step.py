@@ -89,7 +89,7 @@ def test_step(benchmark: Any, tables: Tables, workload: str) -> None:
     if tables.quick and workload not in QUICK:
         pytest.skip("not in a quick run")
     steps = steps_of(METHODS, workload, tables)
-    turns = Turns(steps).run(benchmark, 5 if tables.quick else 60, most=20)
+    turns = Turns(steps).run(benchmark, 5 if tables.quick else 40, most=20)
     for name in steps:
         tables.cell(COST, name, workload, figure(1 / turns.ahead(name, "ew")))
         if name in PEERS:
@@ -108,7 +108,7 @@ def test_losses(benchmark: Any, tables: Tables, workload: str) -> None:
     if tables.quick and workload != "mlp, T=3":
         pytest.skip("not in a quick run")
     steps = steps_of({name: ours(name) for name in ("ew", *LOSSES)}, workload, tables)
-    turns = Turns(steps).run(benchmark, 5 if tables.quick else 30)
+    turns = Turns(steps).run(benchmark, 5 if tables.quick else 20)
     for name in LOSSES:
         ahead = turns.ahead(name, "ew")
         tables.cell(CHEAP, name, workload, f"{1 / ahead:.3f}")

@@ -190,3 +190,14 @@ def test_heads_follow_the_scaled_losses() -> None:
         weighting(gram, torch.tensor([0.1, 1.0, 10.0]))
         assert weighting.head_weights.equal(scale)
     assert scale[0] > 1 > scale[2]
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 40])
+def test_independent_gradients_need_no_spectrum_and_get_the_same(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jacobian = np.random.default_rng(count).normal(size=(count, 80)) * np.logspace(-3, 3, count)[:, None]
+    gram = jacobian @ jacobian.T
+    quick = impartial_weights(gram)
+    monkeypatch.setattr("mtlbench.solvers.imtl_g._INDEPENDENT", np.inf)
+    assert quick == pytest.approx(impartial_weights(gram), rel=1e-9)
