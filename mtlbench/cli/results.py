@@ -68,6 +68,9 @@ def merge(sources: tuple[Path, ...], output: Path) -> None:
                 known += 1
             else:
                 differing.append(f"{source}: {record.run_id}")
+                continue
+            if (model := store.model(record)).is_file():
+                target.add_model(record, model.read_bytes())
     click.echo(f"{output}: {added} records added, {known} were there already")
     if differing:
         click.echo(

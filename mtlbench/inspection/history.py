@@ -24,6 +24,10 @@ WEAK = 0.2
 """A cosine that is drawn in full colour where no other is stronger: so weak ones look weak."""
 
 
+SLIGHT = 0.05
+"""A mean cosine that is not worth the words "pull against each other"."""
+
+
 class Pairs:
     """The task gradients of a run, pair by pair: means over the epochs in which they were logged.
 
@@ -293,12 +297,12 @@ def _conflict_words(pairs: Pairs, known: Sequence[tuple[str, str]]) -> list[str]
     if not known:
         return []
     (a, b), rate = known[0], pairs.mean(pairs.conflict, *known[0])
-    if rate > 0.5 and pairs.mean(pairs.cosine, a, b) < 0:
+    if rate > 0.5 and pairs.mean(pairs.cosine, a, b) < -SLIGHT:
         return [f"{a} and {b} pull against each other in {rate:.0%} of the steps."]
     if len(known) == 1:
-        return [f"{a} and {b} are in conflict in {rate:.0%} of the steps, and on average are not."]
+        return [f"{a} and {b} are in conflict in {rate:.0%} of the steps, and on average hardly are."]
     others = f"in conflict most often: {a} and {b}, in {rate:.0%} of the steps."
-    return [f"No two tasks pull against each other on average; {others}"]
+    return [f"On average no two tasks pull much against each other; {others}"]
 
 
 def _gain_words(gains: Mapping[str, float]) -> list[str]:

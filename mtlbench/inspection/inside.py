@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,8 +41,8 @@ def gates(seen: Seen) -> Picture | None:
             spread = np.quantile(values, QUANTILES, axis=0)
             x = np.arange(values.shape[1])
             axis.vlines(x, spread[0], spread[4], color="#a9c9e0", linewidth=2)
-            axis.vlines(x, spread[1], spread[3], color=style.GOOD, linewidth=7)
-            axis.plot(x, values.mean(0), "o", color="white", markeredgecolor=style.INK, markersize=6)
+            axis.vlines(x, spread[1], spread[3], color=style.GOOD, linewidth=9)
+            axis.plot(x, values.mean(0), "o", color="white", markeredgecolor=style.INK, markersize=4)
             axis.axhline(1 / len(x), color=style.PALE, linewidth=1, linestyle=":")
             names = _expert_names(reading)
             long = max(map(len, names)) * len(names) > 9 * size[0]
@@ -166,7 +167,7 @@ def features(seen: Seen) -> Iterator[Picture]:
             receivers.setdefault(id(pyramid), []).append(task)
         for tasks in receivers.values():
             pyramid = shown.pyramids[tasks[0]]
-            if all(level.dim() == 4 for level in pyramid):
+            if shown.inputs.dim() == 4:  # what is seen in a table has no places
                 yield _features(seen, shown, tasks, pyramid)
 
 
@@ -217,7 +218,16 @@ def _liveliest(level: Tensor) -> list[int]:
 
 
 def picture_of(image: Tensor) -> NDArray[Any]:
-    """Return an input ``[C, H, W]`` as drawn: ``[H, W, 3]`` of three channels, else the first, ``[H, W]``."""
+    """Return an input as drawn: ``[H, W, 3]`` of three channels, else the first channel ``[H, W]``.
+
+    image: ``[C, H, W]``, or ``[F]`` for tables.
+    """
+    if image.dim() == 1:  # a row of a table: its values line by line, from black (lowest) to white
+        side = math.ceil(math.sqrt(len(image)))
+        low, high = image.min(), image.max()
+        folded = image.new_ones(side * math.ceil(len(image) / side))
+        folded[: len(image)] = (image - low) / (high - low).clamp(min=1e-12)
+        image = folded.view(1, -1, side)
     pixels = image.clamp(0, 1).numpy()
     found: NDArray[Any] = pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
     return found

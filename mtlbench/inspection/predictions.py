@@ -75,7 +75,7 @@ def predictions(seen: Seen) -> Iterator[Picture]:
 def _predictions(seen: Seen, shown: Shown, names: tuple[str, ...], file: str) -> Picture:
     tasks = [seen.tasks[name] for name in names]
     rows = [(task, part) for task in tasks for part in _ROWS[kind_of(task)]]
-    heights = [1.0, *(0.3 if kind_of(task) in ("classes", "values") else 1.0 for task, _ in rows)]
+    heights = [1.0, *(_HEIGHTS.get(kind_of(task), 1.0) for task, _ in rows)]
     columns = len(shown.indices)
     figure, axes = style.panels(
         1 + len(rows),
@@ -119,6 +119,9 @@ def _predictions(seen: Seen, shown: Shown, names: tuple[str, ...], file: str) ->
 
 # ---- rows of a task: what is drawn one below the other --------------------------------------------------
 
+_HEIGHTS = {"classes": 0.3, "values": 0.45}
+"""Of a row of text, compared with one of pictures."""
+
 _ROWS: Mapping[str, tuple[str, ...]] = {
     "classes": ("text",),
     "values": ("predicted\ntrue",),
@@ -142,7 +145,7 @@ def _classes(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> 
 def _values(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
     output, target = cell.output.flatten()[:VALUES].tolist(), cell.target.flatten()[:VALUES].tolist()
     text = f"{_listed(output)}\n{_listed(target)}"
-    axis.text(0.5, 0.3, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
+    axis.text(0.5, 0.36, text, ha="center", va="center", fontsize=9, transform=axis.transAxes)
 
 
 def _boxes(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:

@@ -107,10 +107,13 @@ def test_verify_finds_an_edited_record_and_an_edited_board(store: Store, tmp_pat
 def test_merge_adds_what_is_missing_and_keeps_what_is_there(store: Store, tmp_path: Path) -> None:
     other = stores.fill(tmp_path / "other", archs=["cgc"])
     merged = tmp_path / "all"
+    some = next(other.records())
+    other.add_model(some, b"a model")
     first = call("results", "merge", store.root, other.root, "-o", merged)
     assert first.exit_code == 0, first.output
     assert "42 records added, 6 were there already" in first.output
     assert len(Store(merged).paths()) == 42
+    assert Store(merged).model(some).read_bytes() == b"a model"
     assert all(Store(merged).cost(record) is not None for record in Store(merged).records())
     path = store.paths()[0]
     path.write_text(path.read_text().replace('"threads": 1', '"threads": 8'))

@@ -215,9 +215,10 @@ def test_the_words_say_who_pulls_against_whom() -> None:
         "a and b pull against each other in 70% of the steps.",
         "Better together: a.",
     ]
+    assert verdict(-0.01, 0.6, 0.0)[0].startswith("On average no two tasks pull much against each other")
     assert verdict(0.1, 0.3, -0.1) == [
-        "No two tasks pull against each other on average; in conflict most often: a and b, in 30% of the"
-        " steps.",
+        "On average no two tasks pull much against each other; in conflict most often: a and b, in 30% of"
+        " the steps.",
         "Better apart: a.",
     ]
 
@@ -231,6 +232,13 @@ def test_tasks_with_inputs_of_their_own_have_pictures_of_their_own(tmp_path: Pat
     found = json.loads((tmp_path / "out" / "predictions-3.json").read_text(encoding="utf-8"))
     assert found["split"] == "val"
     assert list(found["samples"]) == ["0", "1", "3", "4"]  # six samples of this task, four shown
+
+
+def test_of_a_table_predictions_are_drawn_and_no_maps(tmp_path: Path) -> None:
+    record = run(tmp_path, "--data", "relatedness", "--epochs", "1", "--batch-size", "64")
+    done = inspect(tmp_path, record, "-o", str(tmp_path / "out"), "--images", "0,1")
+    assert done.exit_code == 0, done.stderr
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"curves", "predictions"}
 
 
 def test_a_run_without_its_model_shows_what_the_record_tells(tmp_path: Path) -> None:
