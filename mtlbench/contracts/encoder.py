@@ -54,6 +54,15 @@ class Encoder(nn.Module, ABC):
         """
         return dict(parameters)
 
+    @classmethod
+    def restored(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of an encoder that is about to get the values it had after training.
+
+        parameters: as `identity` gave them. An encoder that started from a file leaves the file out, and all
+        else that followed from it as it was.
+        """
+        return dict(parameters)
+
     def forward(self, x: Tensor) -> Pyramid:
         """Apply all stages to ``x``, ``[B, C, H, W]`` or ``[B, F]``, and return what each gave."""
         pyramid = []

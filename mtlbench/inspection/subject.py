@@ -16,7 +16,7 @@ from mtlbench.experiment import CORE, code_digest
 from mtlbench.heads import HeadChoice
 from mtlbench.registry import Choice, Registry
 from mtlbench.results import Comparison, Record, Store, compare
-from mtlbench.spec import format_spec, parameters
+from mtlbench.spec import format_spec
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training.model import MultiTaskModel, Run, build, choose_tasks
 
@@ -133,14 +133,10 @@ def rebuild(record: Record, store: Store, registry: Registry, data_dir: Path | N
 
 
 def _choose(registry: Registry, kind: str, named: Mapping[str, Any]) -> Choice:
-    """Return the plugin that a record names. What weights an encoder started from no longer matters."""
-    values = dict(named["parameters"])
-    if kind == "encoders" and "weights" in values:
-        plugin = registry.get(kind, named["name"])
-        cls = plugin.load()
-        known = {p.name: p for p in parameters(cls, cls.context, plugin.title)}
-        if "weights" in known and not known["weights"].required:
-            del values["weights"]
+    """Return the plugin that a record names; an encoder without the file that it once started from."""
+    values = named["parameters"]
+    if kind == "encoders":
+        values = registry.get(kind, named["name"]).load().restored(values)
     return registry.choose(kind, format_spec(named["name"], values))
 
 

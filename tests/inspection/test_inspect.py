@@ -18,7 +18,7 @@ from PIL import Image
 from mtlbench.cli import cli
 from mtlbench.inspection import history
 from mtlbench.inspection.predictions import kind_of
-from mtlbench.inspection.subject import rebuild
+from mtlbench.inspection.subject import _choose, rebuild
 from mtlbench.registry import Registry
 from mtlbench.results import Record, Store, compare
 
@@ -239,6 +239,17 @@ def test_of_a_table_predictions_are_drawn_and_no_maps(tmp_path: Path) -> None:
     done = inspect(tmp_path, record, "-o", str(tmp_path / "out"), "--images", "0,1")
     assert done.exit_code == 0, done.stderr
     assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"curves", "predictions"}
+
+
+def test_an_encoder_that_started_from_a_file_is_rebuilt_without_it() -> None:
+    """And normalises its input as it did, which followed from the file."""
+    registry = Registry([KINDS, TINY])
+    named = {"name": "vgg16", "parameters": {"batch_norm": False, "weights": "0" * 16, "normalize": None}}
+    choice = _choose(registry, "encoders", named)
+    assert choice.parameters["weights"] is None
+    assert choice.parameters["normalize"] is True
+    kept = {"name": "vgg16", "parameters": {"batch_norm": True, "weights": None, "normalize": None}}
+    assert _choose(registry, "encoders", kept).parameters == kept["parameters"]
 
 
 def test_a_run_without_its_model_shows_what_the_record_tells(tmp_path: Path) -> None:

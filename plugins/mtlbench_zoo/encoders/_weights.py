@@ -51,6 +51,14 @@ class Pretrained(Encoder):
         return {**parameters, "weights": _digest(path, found.st_mtime_ns, found.st_size)}
 
     @classmethod
+    def restored(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters without weights, and whether images are normalised as it was with them."""
+        if parameters["weights"] is None:
+            return dict(parameters)
+        normalize = True if parameters["normalize"] is None else parameters["normalize"]
+        return {**parameters, "weights": None, "normalize": normalize}
+
+    @classmethod
     def _file(cls, parameters: Mapping[str, Any]) -> Path:
         weights: str = parameters["weights"]
         if weights == "imagenet":
