@@ -134,3 +134,16 @@ def test_bad_matrices_are_refused(solve) -> None:
 def test_a_precision_that_is_none_is_refused(cls) -> None:
     with pytest.raises(MtlbenchError, match=r"precision must be between 0 and 1, got 0\.0"):
         cls(precision=0.0)
+
+
+@pytest.mark.parametrize("cls", [AlignedMTL, ConFIG])
+def test_what_counts_follows_the_precision_of_the_gradients(cls) -> None:
+    """A direction of relative size 1e-4 is noise in bfloat16 and none in float32; a parameter overrules."""
+    rows = torch.tensor([[1.0, 0, 0], [1.0, 0.01, 0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    gram = rows @ rows.T
+    losses, fine, coarse, told = torch.ones(3), cls(), cls(), cls(precision=2.0**-7)
+    coarse.eps = 2.0**-7
+    assert coarse(gram, losses).equal(told(gram, losses))
+    assert not coarse(gram, losses).allclose(fine(gram, losses))
+    told.eps = 2.0**-52
+    assert coarse(gram, losses).equal(told(gram, losses))

@@ -22,7 +22,7 @@ class MoDo(SimplexState):
     variances. The update is  sum_t w_t g_t  with the gradients of a third batch.
 
     gamma: the step of w, >= 0; 0 is equal weighting. rho: how strongly w is drawn to even weights, >= 0. The
-    defaults are LibMTL's, for which an author adapted the method; the authors' own code has 0.1 and 0.1.
+    defaults are those of LibMTL's version of the authors' code; that names 0.1 and 0.1 as its own.
     Source: Chen, Fernando, Ying & Chen, "Three-way trade-off in multi-objective learning", NeurIPS 2023,
     arXiv:2305.20057, algorithm 1.
     Heads: unweighted, by the third batch. The weights sum to 1.
