@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from peers import libmtl
@@ -22,6 +23,7 @@ from tables import Tables, figure
 from turns import Turns
 from workloads import WORKLOADS, Workload, trained
 
+from mtlbench.gradients import ghost
 from mtlbench.registry import Registry
 
 
@@ -35,9 +37,22 @@ def ours(spec: str, **options: object) -> Callable[[Workload], Callable[[], None
     return make
 
 
+def formed(workload: Workload) -> Callable[[], None]:
+    """Return a step with mgda that forms every task's weight gradients, in wide layers, too."""
+    step = ours("mgda")(workload)
+
+    def plain() -> None:
+        with patch.object(ghost, "pays", lambda *sizes: False):
+            step()
+
+    return plain
+
+
 METHODS: dict[str, Callable[[Workload], Callable[[], None]]] = {
     "ew": ours("ew"),
+    "ew, Adam not fused": ours("ew", fused=False),
     "mgda": ours("mgda"),
+    "mgda, all gradients formed": formed,
     "mgda, features": ours("mgda", space="features"),
     "TorchJD's MGDA": torchjd,
     "TorchJD's MGDA, tuned": partial(torchjd, tuned=True),
@@ -94,7 +109,7 @@ def test_step(benchmark: Any, tables: Tables, workload: str) -> None:
         tables.cell(COST, name, workload, figure(1 / turns.ahead(name, "ew")))
         if name in PEERS:
             tables.ratio(SPEED, name, workload, turns.ahead("mgda", name))
-        elif name != "ew":
+        elif not name.startswith("ew"):
             tables.keep(
                 f"A whole step: speed relative to equal weighting, {name}, {workload}",
                 turns.ahead(name, "ew"),
