@@ -113,11 +113,11 @@ def differences(found: Any, expected: Any, tolerance: float, where: str = "") ->
     """Return the places where two results differ by more than ``tolerance``, relative to 1 or more."""
     if isinstance(expected, torch.Tensor):
         found, expected = found.tolist(), expected.tolist()
-    if isinstance(expected, dict):
+    if isinstance(expected, dict) and isinstance(found, dict):
         if found.keys() != expected.keys():
             return [f"{where}: {sorted(found)} for {sorted(expected)}"]
         pairs = [(f"{where}/{key}", found[key], expected[key]) for key in expected]
-    elif isinstance(expected, list | tuple):
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
         if len(found) != len(expected):
             return [f"{where}: {len(found)} items for {len(expected)}"]
         pairs = [(f"{where}/{i}", *pair) for i, pair in enumerate(zip(found, expected, strict=True))]
