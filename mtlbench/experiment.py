@@ -93,6 +93,10 @@ class Experiment:
         self.store = Store(config.results)
         self.device = pick_device(config.device) if ranks.size == 1 else ranks.device
         Precision(config.precision).check(self.device)
+        if config.compile and config.sync_bn and ranks.size > 1:
+            raise MtlbenchError(
+                "--compile would compile what --sync-bn sends between processes; leave one of them out"
+            )
         # First everything that a wrong word could spoil, then what takes time or leaves files.
         data = registry.choose("datasets", config.data)
         architecture = registry.choose("architectures", config.arch)

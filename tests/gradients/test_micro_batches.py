@@ -12,7 +12,6 @@ from torch import Tensor
 from mtlbench.contracts import Batch
 from mtlbench.training.model import build, build_engine
 
-
 SIZES = (12, 3)
 """Samples of a batch and of a micro-batch: no parameter has so many rows."""
 
