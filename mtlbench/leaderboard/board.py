@@ -226,6 +226,7 @@ def spell(value: Any) -> str:
     if isinstance(value, Mapping):
         if value.keys() == {"name", "parameters"}:
             return format_spec(value["name"], value["parameters"])
+        value = value.get("by_task", value)
         return ",".join(f"{name}={spell(part)}" for name, part in value.items())
     if isinstance(value, (list, tuple)):
         return ",".join(spell(part) for part in value)

@@ -106,31 +106,28 @@ def facts(table: Table) -> str:
 
 def command(row: Row, table: Table) -> str:
     """Return the command that makes a row's runs again."""
-    spec, protocol = row.spec, table.protocol
-    arguments: list[tuple[str, str]] = []
+    spec, protocol = dict(row.spec), table.protocol
     if row.kind == "baseline":
-        seeds = [seed.seed for seed in row.seeds]
-        tasks = sorted({r.values["spec"]["tasks"][0] for seed in row.seeds for r in seed.records})
-        spec = {**spec, "tasks": tasks}
-    else:
-        seeds = [seed.seed for seed in row.seeds]
-    flags = {"architecture": "arch", "weighting": "weight", "dataset": "data"}
+        spec["tasks"] = sorted({r.values["spec"]["tasks"][0] for seed in row.seeds for r in seed.records})
     defaults = {f.name: f.default for f in fields(RunConfig)}
-    for name, value in spec.items():
-        flag = flags.get(name, name)
-        if (
-            flag not in defaults
-            or (flag in ("grad", "scale") and value == defaults[flag])
-            or value in (None, {})
-        ):
-            continue
-        arguments.append((flag_name(flag), spell(value)))
-    for f in fields(Protocol):
-        if f.name in protocol and protocol[f.name] != f.default:
-            value = protocol[f.name]
-            arguments.append((flag_name(f.name), spell(value)))
-    arguments.append(("seeds", ",".join(map(str, seeds))))
-    return "mtlbench run " + " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in arguments)
+    settings = {_FLAGS.get(name, name): value for name, value in spec.items() if value not in (None, {})}
+    settings = {
+        name: value for name, value in settings.items() if name in defaults and value != defaults[name]
+    }
+    settings |= {
+        f.name: protocol[f.name] for f in fields(Protocol) if protocol.get(f.name, f.default) != f.default
+    }
+    settings["seeds"] = [seed.seed for seed in row.seeds]
+    return "mtlbench run " + " ".join(
+        f"--{'' if value else 'no-'}{flag_name(name)}"
+        if isinstance(value, bool)
+        else f"--{flag_name(name)} {shlex.quote(spell(value))}"
+        for name, value in settings.items()
+    )
+
+
+_FLAGS = {"architecture": "arch", "weighting": "weight", "dataset": "data", "heads": "head"}
+"""What the command calls the parts of a record's spec, where it is another word."""
 
 
 def markdown(board: Board) -> str:

@@ -220,3 +220,20 @@ def test_ranks_over_datasets_only_where_there_are_enough(tmp_path: Path) -> None
     assert math.isclose(sum(board.ranking.ranks), 45)
     assert "Mean ranks over 8 datasets" in page(board)
     assert "from 8 datasets on" in page(build(stores.fill(tmp_path / "one", seeds=[0])))
+
+
+def test_the_command_knows_encoders_and_heads_by_task_and_switches(tmp_path: Path) -> None:
+    from mtlbench.results import run_id
+
+    store = Store(tmp_path)
+    values = json.loads(json.dumps(stores.record("hps", "ew", 0, None, status="failed", reason="x").values))
+    named = {"name": "unet", "parameters": {"depth": 2}}
+    values["spec"]["encoder"] = {"by_task": {"depth": named, "edges": {"name": "conv", "parameters": {}}}}
+    values["spec"]["heads"] = {"depth": {"name": "aspp", "parameters": {"rates": [6, 12]}}}
+    values["spec"]["sync_bn"] = True
+    store.add(Record({**values, "run_id": run_id(values)}), stores.cost(1))
+    table = only(build(store))
+    found = command(table.rows[0], table)
+    assert "--encoder 'depth=unet[depth=2],edges=conv'" in found
+    assert "--head 'depth=aspp[rates=[6,12]]'" in found
+    assert " --sync-bn --" in found
