@@ -175,7 +175,7 @@ def world(size: int, folder: Path, cases: dict[str, Case]) -> list[dict[str, Any
         for process in started:
             process.start()
         for process in started:
-            process.join(240)
+            process.join(500)
     finally:
         for process in started:
             if process.is_alive():
