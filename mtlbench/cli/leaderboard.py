@@ -13,6 +13,11 @@ STORE = click.argument("store", type=click.Path(path_type=Path), default=Path("r
 REFERENCE = click.option(
     "--reference", metavar="ROW", help="The row that others are tested against.  [default: hps+ew]"
 )
+PUBLISHED = click.option(
+    "--published",
+    is_flag=True,
+    help="Add published figures to tables of their dataset: marked, in no statistic.",
+)
 FILES = ("index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.json")
 
 
@@ -28,7 +33,8 @@ def leaderboard() -> None:
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 where what is there is stale.")
 @REFERENCE
-def build(store: Path, output: Path, check: bool, reference: str | None) -> None:
+@PUBLISHED
+def build(store: Path, output: Path, check: bool, reference: str | None, published: bool) -> None:
     """Write the leaderboard of STORE as one HTML page, Markdown, CSV and JSON.
 
     The same records give the same bytes.
@@ -37,7 +43,7 @@ def build(store: Path, output: Path, check: bool, reference: str | None) -> None
     from mtlbench.leaderboard.formats import board_json, markdown, table_csv
     from mtlbench.leaderboard.page import page
 
-    board = _board(store, reference)
+    board = _board(store, reference, published)
     texts = (page(board), markdown(board), table_csv(board), board_json(board))
     stale = []
     for name, text in zip(FILES, texts, strict=True):
@@ -68,11 +74,12 @@ def build(store: Path, output: Path, check: bool, reference: str | None) -> None
 @leaderboard.command()
 @STORE
 @REFERENCE
-def show(store: Path, reference: str | None) -> None:
+@PUBLISHED
+def show(store: Path, reference: str | None, published: bool) -> None:
     """Print the leaderboard of STORE."""
     from mtlbench.leaderboard.terminal import show as render
 
-    _print(render(_board(store, reference)))
+    _print(render(_board(store, reference, published)))
 
 
 @click.command()
@@ -95,14 +102,15 @@ def compare(a: str, b: str, results: Path) -> None:
     _print(side_by_side(_board(results, None), a, b))
 
 
-def _board(store: Path, reference: str | None) -> Any:
+def _board(store: Path, reference: str | None, published: bool = False) -> Any:
     from mtlbench.errors import MtlbenchError
     from mtlbench.leaderboard.board import build as make
+    from mtlbench.leaderboard.published import rows
     from mtlbench.results import Store
 
     if not store.is_dir():
         raise MtlbenchError(f"results folder '{store}' does not exist; 'mtlbench run' makes one")
-    return make(Store(store), reference)
+    return make(Store(store), reference, rows() if published else ())
 
 
 def print_board(results: Path, keys: Collection[str]) -> None:

@@ -237,3 +237,41 @@ def test_the_command_knows_encoders_and_heads_by_task_and_switches(tmp_path: Pat
     assert "--encoder 'depth=unet[depth=2],edges=conv'" in found
     assert "--head 'depth=aspp[rates=[6,12]]'" in found
     assert " --sync-bn --" in found
+
+
+def test_published_rows_are_marked_and_in_no_statistic(tmp_path: Path) -> None:
+    from mtlbench.leaderboard.published import rows
+
+    store = stores.fill(tmp_path, data="nyuv2")
+    plain, beside = only(build(store)), only(build(store, published=rows()))
+    found = [row for row in beside.rows if row.kind == "published"]
+    assert len(found) == 132
+    assert all(row.delta is None and row.rank is None and not row.front and row.source for row in found)
+    ours = [row for row in beside.rows if row.kind != "published"]
+    assert [(row.label, row.delta, row.versus, row.rank) for row in ours] == [
+        (row.label, row.delta, row.versus, row.rank) for row in plain.rows
+    ]
+    assert page(build(store, published=rows())).count('<tr class="published"') == 132
+    assert (
+        only(build(stores.fill(tmp_path / "other"), published=rows())).rows
+        == only(build(Store(tmp_path / "other"))).rows
+    )
+
+
+def test_published_figures_are_in_the_units_of_our_metrics() -> None:
+    from mtlbench.contracts import Task
+    from mtlbench.leaderboard.published import rows
+    from mtlbench.tasks import make_tasks
+    from mtlbench_zoo.datasets.nyuv2 import NYUv2
+
+    tasks: tuple[Task, ...] = make_tasks(NYUv2.declared)
+    units = {(task.name, metric.name): metric.unit for task in tasks for metric in task.metrics}
+    for dataset, row in rows():
+        assert dataset == "nyuv2"
+        for key, found in row.cells.items():
+            assert 0 < found.mean < (90 if units[key] == "deg" else 1.01), (row.label, key)
+    # LibMTL's HPS with EW, as printed there: mIoU 54.10, absolute error 0.3771, mean angle 23.53.
+    first = next(row for _, row in rows() if row.label == "hps+ew, libmtl-resnet50")
+    assert first.cells["segmentation", "iou"].mean == 0.541
+    assert first.cells["depth", "abs_error"].mean == 0.3771
+    assert first.cells["normals", "angle_mean"].mean == 23.53
