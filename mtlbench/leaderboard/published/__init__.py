@@ -11,6 +11,7 @@ import csv
 import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
+from typing import Any
 
 from mtlbench.leaderboard.board import Row
 from mtlbench.results import Summary
@@ -25,7 +26,7 @@ def rows() -> Iterator[tuple[str, Row]]:
         for line in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
             name, arch, weighting = (line.pop(key) for key in ("setup", "architecture", "weighting"))
             setup = setups[name]
-            spec = {
+            spec: dict[str, Any] = {
                 "architecture": {"name": arch, "parameters": {}},
                 "weighting": {"name": weighting, "parameters": {}},
             }
