@@ -422,8 +422,6 @@ class GradientEngine:
         for name, number in zip(names, own, strict=True):
             if number != 1:
                 _scale([p.grad for p in self.heads[name].parameters()], number)
-        self._weights = dict(zip(names, weights, strict=False))
-        self._own = dict(zip(names, own, strict=True))
         return self._step(losses, penalty, weights)
 
     def _collect(self, rows: Sequence[list[Tensor | None]] = ()) -> bool:
@@ -477,10 +475,9 @@ class GradientEngine:
             if self._probing:
                 self._probe(forward.losses, rows)
             self._backward([forward.losses], [weights * self.precision.scale], forward.penalty)
-        if not self._collect(rows):
+        self._gram = self._probed(rows)
+        if not self._collect():
             return self._step(leaf, penalty, skipped=True)
-        if rows:
-            self._gram = gram([self._shared(row) for row in rows])
         return self._step(leaf, penalty, weights.tolist())
 
     def _probe(self, losses: Tensor, rows: list[list[Tensor | None]]) -> None:
@@ -488,6 +485,18 @@ class GradientEngine:
         for task, loss in enumerate(losses * self.precision.scale):
             found = torch.autograd.grad(loss, self._trunk, retain_graph=True, allow_unused=True)
             _add(rows, task, list(found))
+
+    def _probed(self, rows: Sequence[list[Tensor | None]]) -> Tensor | None:
+        """Return the Gram matrix of this rank's scaled rows, if there are any and it is finite.
+
+        They decide nothing: where only they leave the range of half precision, the step is made all the same.
+        """
+        if not rows:
+            return None
+        shapes = self._shared(self._trunk)
+        sums = [self.ranks.sum_gradients(self._shared(row), shapes) for row in rows]
+        products = gram(sums) / self.precision.scale**2
+        return products if products.isfinite().all() or not self.precision.scaled else None
 
     def _ask(self, statistic: Tensor, losses: Tensor) -> tuple[Tensor, list[float]]:
         """Ask for weights, [T] or [K, T], and the weights of the heads."""
@@ -497,10 +506,16 @@ class GradientEngine:
         weights = self._rescale(weights)
         return weights, self._own_weights(weights)
 
-    def _solve(self, statistic: Tensor, losses: Tensor) -> tuple[list[float], list[float]]:
-        """Ask a weighting for weights from a matrix [T, T]: those of the tasks, and those of their heads."""
-        weights, own = self._ask(statistic, losses)
-        return [float(w) for w in weights], own
+    def _solve(self, statistic: Tensor, losses: Tensor, names: list[str]) -> tuple[list[float], list[float]]:
+        """Ask a weighting for weights from a matrix [T, T]: those of the tasks, and those of their heads.
+
+        They are remembered, for the steps that reuse them.
+        """
+        asked, own = self._ask(statistic, losses)
+        weights = [float(w) for w in asked]
+        self._weights = dict(zip(names, weights, strict=True))
+        self._own = dict(zip(names, own, strict=True))
+        return weights, own
 
     def _given(self, result: Any, *shapes: torch.Size) -> Tensor:
         """Check what the weighting gave: its type and shape (a bug), and that it is finite (a failed run)."""
@@ -544,7 +559,7 @@ class GradientEngine:
             own = self._own_weights(ones) if everything else ones.tolist()
         elif self.weighting.blocks == "model":
             self._gram = gram(shared) + ghosts.gram()
-            weights, own = self._solve(self._gram, losses)
+            weights, own = self._solve(self._gram, losses, names)
             hidden = ghosts.combine(weights)
             pairs = zip(self._shared(self._trunk), combine(shared, weights), strict=True)
             update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]
@@ -614,7 +629,7 @@ class GradientEngine:
             self.precision.overflowed()
             return self._step(losses, penalty, skipped=True)
         self._gram = products
-        weights, own = self._solve(products, losses)
+        weights, own = self._solve(products, losses, names)
         if moment is None:
             self._pull_once(cut, weights, own)
         else:
@@ -656,7 +671,7 @@ class GradientEngine:
                 losses, penalty = self._totals([self._forward(part, names, whole) for part in parts])
         if not losses.isfinite().all():
             return self._step(losses, penalty)
-        weights, own = self._solve(cross_gram(*rows), losses)
+        weights, own = self._solve(cross_gram(*rows), losses, names)
         if moment is None:
             self._pull_once(cut, weights, own)
         else:

@@ -40,7 +40,8 @@ class ModelLookahead:
     def gram(self) -> Tensor:
         """See `mtlbench.contracts.Lookahead`; keeps the held-out gradients in ``held_rows``."""
         with self._restored():
-            self.held_rows, _ = self._held()
+            self.held_rows, losses = self._held()
+        self._check(losses, "losses of the held-out batch are not finite")
         return gram([*self.rows, *self.held_rows])
 
     def cross(self, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,12 +59,16 @@ class ModelLookahead:
             for _ in range(count):
                 self._descend(rows, steps)
                 rows, losses = self._train()
-        self._check(losses)
+                self._check(losses)
         return losses.cpu().double()
 
-    def _check(self, losses: Tensor) -> None:
+    def _check(
+        self,
+        losses: Tensor,
+        told: str = "a step ahead leads to losses that are not finite; make inner steps shorter",
+    ) -> None:
         if not losses.isfinite().all():
-            raise RunFailedError("a step ahead leads to losses that are not finite; make inner steps shorter")
+            raise RunFailedError(told)
 
     @contextmanager
     def _restored(self) -> Iterator[None]:

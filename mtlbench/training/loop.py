@@ -316,7 +316,7 @@ class _Loop:
         batch, *others = [[_placed(part, self.device) for part in parts] for parts in fetched]
         self.optimizer.zero_grad(set_to_none=True)
         rate = self.optimizer.param_groups[0]["lr"]
-        probe = self.run.probe > 0 and progress.steps % self.run.probe == 0
+        probe = len(self.names) > 1 and self.run.probe > 0 and progress.steps % self.run.probe == 0
         step: Step = self.engine.step(batch, present, probe=probe, others=others, rate=rate)
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():

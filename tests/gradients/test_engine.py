@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -23,6 +23,7 @@ from mtlbench.contracts import (
 from mtlbench.errors import MtlbenchError
 from mtlbench.gradients import GradientEngine
 from mtlbench.losses import MSE
+from mtlbench.training.model import build, build_engine
 
 TASKS = tuple(Task(name, Vector(2), MSE(), ()) for name in "abc")
 
@@ -470,3 +471,15 @@ def test_features_are_refused_where_they_make_no_sense(
             "features",
             per_task,
         )
+
+
+def test_a_step_without_some_labels_leaves_the_weights_that_others_reuse(
+    experiment: Callable[..., Any],
+) -> None:
+    setting = experiment(weight="every[of=mgda,k=3]")
+    model, weighting = build(setting.run, setting.dataset)
+    engine = build_engine(setting.run, setting.dataset, model, weighting)
+    batch = setting.dataset.split("train").fetch(torch.arange(8)).to(torch.device("cpu"))
+    first, second, third = (engine.step(batch, names) for names in (None, setting.run.tasks[:1], None))
+    assert (first.gram is not None, second.gram, third.gram) == (True, None, None)
+    assert torch.equal(first.weights, third.weights)

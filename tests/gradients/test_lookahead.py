@@ -201,9 +201,20 @@ def test_a_task_without_labels_takes_no_part() -> None:
     assert step.losses.isnan().tolist() == [False, True, False]
 
 
-def test_a_step_that_leads_out_of_the_numbers_is_told() -> None:
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_step_that_leads_out_of_the_numbers_is_told(count: int) -> None:
     with pytest.raises(RunFailedError, match="a step ahead leads to losses that are not finite"):
-        stepped(lambda ahead: ahead.losses(STEPS * 1e90, 1))
+        stepped(lambda ahead: ahead.losses(STEPS * 1e90, count))
+
+
+def test_held_out_losses_that_are_no_numbers_are_told() -> None:
+    net, (train, held) = model(), batches()
+    held = Batch(held.inputs * torch.nan, held.targets)
+    engine = GradientEngine(
+        net["trunk"], dict(net["heads"].items()), TASKS, Asking(lambda ahead: ahead.gram(), WEIGHTS)
+    )
+    with pytest.raises(RunFailedError, match="losses of the held-out batch are not finite"):
+        engine.step(train, others=[held], rate=0.1)
 
 
 def test_heads_are_weighted_and_features_refused() -> None:

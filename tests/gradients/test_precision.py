@@ -105,3 +105,21 @@ def test_the_scale_grows_while_all_is_well() -> None:
 def test_a_device_that_cannot_is_refused_in_one_line() -> None:
     with pytest.raises(MtlbenchError, match="--precision 16: meta can't compute in it"):
         Precision("16").check(torch.device("meta"))
+
+
+def test_a_probe_that_overflows_costs_no_step(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**24)
+    setting = experiment(weight="fixed[weights=[1e-6,1e-6,1e-6]]")
+    batch = setting.dataset.split("train").fetch(torch.arange(8)).to(torch.device("cpu"))
+    steps, gradients = [], []
+    for probe in (False, True):
+        model, weighting = build(setting.run, setting.dataset)
+        engine = build_engine(setting.run, setting.dataset, model, weighting)
+        engine.precision = Precision("16")
+        steps.append(engine.step(batch, probe=probe))
+        gradients.append([p.grad.tolist() for p in model.parameters() if p.grad is not None])
+    assert not any(step.skipped for step in steps)
+    assert gradients[0] == gradients[1]
+    assert steps[1].gram is None

@@ -13,7 +13,7 @@ from mtlbench.contracts import Need, Task, Weighting
 class Wrapper(Weighting):
     """Does what the wrapped weighting ``of`` does, until a subclass changes some of it.
 
-    `needs`, `heads`, `properties`, `blocks` and `every` are those of the wrapped one; the class has those of
+    `needs`, `heads`, `spaces`, `properties`, `blocks` and `every` are those of the wrapped one; the class has those of
     the default, mgda. The wrapped one is a submodule: its state, and its generator's, are saved with it.
     """
 
@@ -24,7 +24,8 @@ class Wrapper(Weighting):
         super().__init__(tasks)
         self.inner = inner = weightings(of)
         # What a class says once for all its instances, a wrapper only knows of each.
-        vars(self).update(needs=inner.needs, heads=inner.heads, properties=inner.properties)
+        told = ("needs", "heads", "spaces", "properties")
+        vars(self).update({name: getattr(inner, name) for name in told})
         self.blocks, self.every = inner.blocks, inner.every
 
     def forward(self, *statistics: Tensor) -> Tensor:
