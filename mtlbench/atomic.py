@@ -170,20 +170,32 @@ def exclusive(folder: Path, busy: str) -> Iterator[None]:
 def claimed(path: Path) -> Iterator[bool]:
     """Try to hold ``path`` for this process; give whether it was free.
 
-    The system frees it when its holder dies. The file is removed by its holder, so a process that opened it
-    before finds it gone: it must look again whether what it wanted to make is there.
+    The system frees it when its holder dies. The holder before may have made what this one wants to make: it
+    must look again whether it is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = _is_at(file.fileno(), path)
         except BlockingIOError:
+            mine = False
+        except OSError:
+            mine = True  # a disk without locks, where nobody can hold anything
+        if not mine:
             yield False
             return
         try:
             yield True
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Say whether an open file is the one at ``path``: its last holder may have removed it after we opened it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -251,20 +251,11 @@ class Experiment:
         asked: whether it is what was asked for, and not a baseline: ``--force`` and ``--save-model`` hold for
         it. A model that was asked for and is missing is made by training again, to the same scores.
         """
-        force = asked and self.config.force
         identity = self._identity(run)
         name = run_id(identity)
         self.ranks.agree(name, "config, data or code")
-        folder = (run.dataset.plugin.name, run.name)
-        kept, has_model = self.ranks.from_first(lambda: self._find(folder, name))
-        lacks_model = (
-            asked
-            and self.config.save_model is True
-            and kept is not None
-            and kept.status == "ok"
-            and not has_model
-        )
-        if kept is not None and not force and not lacks_model:
+        kept = self._kept(run, name, asked)
+        if kept is not None:
             if kept.values["env"] != self._env():
                 watcher.notice(
                     f"{run.label}: the record that is there was made with another set-up (see its env)"
@@ -275,32 +266,32 @@ class Experiment:
                 )
             return Trained(kept, self.store.cost(kept), cached=True)
         with self._claimed(run, name, watcher, stopped):
-            # Whoever held the run before has left its record.
-            kept, _ = self.ranks.from_first(lambda: self._find(folder, name))
-            if kept is not None and not force and not lacks_model:
+            kept = self._kept(run, name, asked)  # whoever held the run before may have left it
+            if kept is not None:
                 return Trained(kept, self.store.cost(kept), cached=True)
             return self._train(run, name, identity, watcher, stopped, asked)
 
     @contextmanager
     def _claimed(self, run: Run, name: str, watcher: Watcher, stopped: Callable[[], bool]) -> Iterator[None]:
         """Hold the run, so that two commands never train it at once or write into one checkpoint."""
-        if not self.ranks.first:
-            yield
-            return
         told = False
-        while True:
-            with self.store.claim(name) as mine:
-                if mine:
-                    yield
-                    return
-            if not self._wait:
-                raise Busy(f"{run.label}: another process trains it")
-            if stopped():
-                raise Interrupted(f"{run.label}: stopped while another process trains it")
-            if not told:
-                watcher.notice(f"{run.label}: another process trains it; waiting for its record")
-                told = True
-            time.sleep(0.2)
+        with ExitStack() as held:
+
+            def claim() -> bool:
+                held.close()
+                return held.enter_context(self.store.claim(name))
+
+            # All ranks go round together: one that is silent for long is taken for lost.
+            while not self.ranks.from_first(claim):
+                if not self._wait:
+                    raise Busy(f"{run.label}: another process trains it")
+                if self.ranks.any(stopped()):
+                    raise Interrupted(f"{run.label}: stopped while another process trains it")
+                if not told:
+                    watcher.notice(f"{run.label}: another process trains it; waiting for its record")
+                    told = True
+                time.sleep(0.2)
+            yield
 
     def _train(
         self,
@@ -348,10 +339,22 @@ class Experiment:
             checkpoints.discard(checkpoint)
         return Trained(record, self.store.cost(record), cached=False)
 
-    def _find(self, folder: tuple[str, str], name: str) -> tuple[Record | None, bool]:
-        """Return the record of a run, if there is one, and whether its model is there."""
-        kept = self.store.find(folder, name)
-        return kept, kept is not None and self.store.model(kept).exists()
+    def _kept(self, run: Run, name: str, asked: bool) -> Record | None:
+        """Return the record of a run where the store has all that is wanted of it; see `_obtain`."""
+
+        def find() -> Record | None:
+            kept = self.store.find((run.dataset.plugin.name, run.name), name)
+            wants_model = asked and self.config.save_model is True
+            if (
+                kept is not None
+                and kept.status == "ok"
+                and wants_model
+                and not self.store.model(kept).exists()
+            ):
+                return None
+            return kept
+
+        return None if asked and self.config.force else self.ranks.from_first(find)
 
     def _keep(
         self, trained: Record, cost: Cost, force: bool, model: dict[str, torch.Tensor], watcher: Watcher
