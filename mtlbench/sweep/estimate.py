@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -42,7 +43,7 @@ def estimate(plan: Plan, jobs: int) -> str:
     runs at once share the cores, so they are taken to last as long as one after another.
     """
     waiting = [job for job in plan.jobs if not job.cached]
-    seconds: dict[tuple[str, ...], float] = {}
+    seconds: dict[str, float] = {}
     total = 0.0
     for job in waiting:
         kind = _kind(job)
@@ -62,19 +63,9 @@ def estimate(plan: Plan, jobs: int) -> str:
     return "\n".join(lines)
 
 
-def _kind(job: Job) -> tuple[str, ...]:
+def _kind(job: Job) -> str:
     """What jobs of equal cost have in common: all but the seed."""
-    run = job.run
-    parts = (
-        run.architecture,
-        run.weighting,
-        run.dataset,
-        run.encoder_label,
-        run.tasks,
-        run.grad,
-        run.protocol,
-    )
-    return tuple(map(str, parts))
+    return str(replace(job.run, seed=0))
 
 
 def _known(job: Job, plan: Plan) -> float | None:

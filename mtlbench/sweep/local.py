@@ -100,7 +100,7 @@ def execute(
     states = [State(job) for job in jobs]
     for state in states:
         if state.job.cached:
-            state.state, state.record = "done", state.job.experiment.look(state.job.run)[1]
+            _recorded(state)
     waiting = deque(state for state in states if state.state == "queued")
     workers: list[_Process | None] = [None] * len(places)
     events: queue.Queue[tuple[_Process, dict[str, Any] | None]] = queue.Queue()
@@ -160,7 +160,7 @@ def _start(settings: dict[str, str], events: queue.Queue[tuple[_Process, dict[st
     def listen() -> None:
         assert handle.stdout is not None
         for line in handle.stdout:
-            if line.startswith("{"):
+            if line.endswith("}\n"):  # a killed process may leave its last line torn
                 events.put((worker, json.loads(line)))
         handle.wait()
         events.put((worker, None))
@@ -194,16 +194,23 @@ def _follow(worker: _Process, event: dict[str, Any], notice: Callable[[str], Non
         notice(event["text"])
 
 
+def _recorded(state: State) -> bool:
+    """End a job as its record says; False where there is none."""
+    _, record = state.job.experiment.look(state.job.run)
+    if record is None:
+        return False
+    state.record, state.reason = record, record.values["reason"]
+    state.state = "done" if record.status == "ok" else "failed"
+    return True
+
+
 def _ended(worker: _Process, state: State, code: int, died: bool, notice: Callable[[str], None]) -> bool:
     """Take note of how a job ended; True where it must be queued again."""
     if code == BUSY:
         state.state, state.tries = "queued", state.tries - 1
         state.busy_until = time.monotonic() + AGAIN
         return True
-    _, record = state.job.experiment.look(state.job.run)
-    if record is not None:
-        state.record, state.reason = record, record.values["reason"]
-        state.state = "done" if record.status == "ok" else "failed"
+    if _recorded(state):
         return False
     if worker.message and not died:
         state.state, state.reason = "failed", worker.message

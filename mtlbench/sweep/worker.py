@@ -47,8 +47,11 @@ def load(line: str) -> RunConfig:
     return RunConfig(**values)
 
 
+_OUT = sys.stdout
+
+
 def _say(**event: Any) -> None:
-    print(json.dumps(event), flush=True)
+    print(json.dumps(event), file=_OUT, flush=True)
 
 
 class _Events:
@@ -94,6 +97,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what a plugin prints is no event)
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep decides; a terminal sends it to all at once
     loaded: dict[tuple[str, str], Any] = {}

@@ -29,4 +29,5 @@ class Deadly(Weighting):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the sum."""
+        print("{\"a plugin's own words", end="")
         return losses.sum()

@@ -77,6 +77,9 @@ def test_a_process_that_dies_is_started_once_more_and_then_recorded(
     assert records[str(tmp_path / "died")].status == "ok"
     assert records[None].status == "ok"
     assert not list(verify(Store(tmp_path / "results")))
+    code, _, err = call(command, *arguments)  # nothing is left to train, and what failed is told again
+    assert code == 3
+    assert "1 of 3 runs ended without a result" in err
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(command: list[str], tmp_path: Path) -> None:
