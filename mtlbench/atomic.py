@@ -192,7 +192,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Say whether an open file is the one at ``path``: its last holder may have removed it after we opened it."""
+    """Say whether an open file is the one at ``path``, which its last holder may have removed since."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False

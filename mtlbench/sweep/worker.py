@@ -97,7 +97,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what a plugin prints is no event)
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (what a plugin prints is no event)
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep decides; a terminal sends it to all at once
     loaded: dict[tuple[str, str], Any] = {}

@@ -13,8 +13,9 @@ from mtlbench.contracts import Need, Task, Weighting
 class Wrapper(Weighting):
     """Does what the wrapped weighting ``of`` does, until a subclass changes some of it.
 
-    `needs`, `heads`, `spaces`, `properties`, `blocks` and `every` are those of the wrapped one; the class has those of
-    the default, mgda. The wrapped one is a submodule: its state, and its generator's, are saved with it.
+    `needs`, `heads`, `spaces`, `properties`, `blocks` and `every` are those of the wrapped one; the class has
+    those of the default, mgda. The wrapped one is a submodule: its state, and its generator's, are saved
+    with it.
     """
 
     needs: ClassVar[Need] = Need.GRAM
