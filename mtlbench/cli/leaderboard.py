@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from mtlbench.cli.options import plugin_files
+
 STORE = click.argument("store", type=click.Path(path_type=Path), default=Path("results"))
 REFERENCE = click.option(
     "--reference", metavar="ROW", help="The row that others are tested against.  [default: hps+ew]"
@@ -80,6 +82,74 @@ def show(store: Path, reference: str | None, published: bool) -> None:
     from mtlbench.leaderboard.terminal import show as render
 
     _print(render(_board(store, reference, published)))
+
+
+@leaderboard.command()
+@STORE
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="The built leaderboard.",
+)
+@click.option("--base", metavar="REV", help="Git revision whose records must all be there still, unchanged.")
+@click.option("--rerun/--no-rerun", default=True, help="Train one small record again and compare.")
+@click.option(
+    "--limit", type=float, default=60.0, help="Seconds that this record may have cost.  [default: 60]"
+)
+@click.option("--pick", type=int, default=0, help="Which record: a seed for the choice.  [default: 0]")
+@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of prepared data.")
+@REFERENCE
+@PUBLISHED
+@plugin_files
+@click.pass_context
+def ci(
+    context: click.Context,
+    store: Path,
+    output: Path,
+    base: str | None,
+    rerun: bool,
+    limit: float,
+    pick: int,
+    data_dir: Path | None,
+    reference: str | None,
+    published: bool,
+    files: tuple[Path, ...],
+) -> None:
+    """Check a repository of records, as its CI does; exit 1 where something does not hold.
+
+    Every record is verified, none that was there at --base may be changed or gone, the leaderboard must be
+    what the records give, and one small record is trained again.
+    """
+    from mtlbench.cli.progress import Quiet
+    from mtlbench.cli.results import verify
+    from mtlbench.cli.run import prepare_environment
+    from mtlbench.results import Store
+
+    prepare_environment()
+    from mtlbench.leaderboard import ci as checks
+
+    if base is not None:
+        changed = checks.modified(store, base)
+        if changed:
+            click.echo(f"records are only ever added, but since {base}: {', '.join(changed[:5])}", err=True)
+            raise SystemExit(1)
+        click.echo(f"no record was changed since {base}")
+    context.invoke(verify, store=store, board=None)
+    context.invoke(build, store=store, output=output, check=True, reference=reference, published=published)
+    record = checks.pick(Store(store), limit, pick) if rerun else None
+    if record is not None:
+        name = f"{'/'.join(record.folder)}/{record.run_id}"
+        outcome, off = checks.rerun(record, data_dir, files, Quiet())
+        click.echo(f"{name} trained again: {outcome}", err=bool(off))
+        for line in off:
+            click.echo(f"  {line}", err=True)
+        if off:
+            raise SystemExit(1)
+    elif rerun:
+        click.echo(f"no record cost at most {limit:g} s, so none was trained again")
 
 
 @click.command()

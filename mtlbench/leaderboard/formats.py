@@ -106,24 +106,27 @@ def facts(table: Table) -> str:
 
 def command(row: Row, table: Table) -> str:
     """Return the command that makes a row's runs again."""
-    spec, protocol = dict(row.spec), table.protocol
+    spec = dict(row.spec)
     if row.kind == "baseline":
         spec["tasks"] = sorted({r.values["spec"]["tasks"][0] for seed in row.seeds for r in seed.records})
-    defaults = {f.name: f.default for f in fields(RunConfig)}
-    settings = {_FLAGS.get(name, name): value for name, value in spec.items() if value not in (None, {})}
-    settings = {
-        name: value for name, value in settings.items() if name in defaults and value != defaults[name]
-    }
-    settings |= {
-        f.name: protocol[f.name] for f in fields(Protocol) if protocol.get(f.name, f.default) != f.default
-    }
-    settings["seeds"] = [seed.seed for seed in row.seeds]
+    found = settings(spec, table.protocol) | {"seeds": [seed.seed for seed in row.seeds]}
     return "mtlbench run " + " ".join(
         f"--{'' if value else 'no-'}{flag_name(name)}"
         if isinstance(value, bool)
         else f"--{flag_name(name)} {shlex.quote(spell(value))}"
-        for name, value in settings.items()
+        for name, value in found.items()
     )
+
+
+def settings(spec: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of ``mtlbench run``, but for the seed, that lead to a record's spec and protocol.
+
+    Those that are as the command has them by default are left out.
+    """
+    defaults = {f.name: f.default for f in fields(RunConfig)}
+    asked = {_FLAGS.get(name, name): value for name, value in spec.items() if value not in (None, {})}
+    asked |= {f.name: protocol[f.name] for f in fields(Protocol) if f.name in protocol}
+    return {k: v for k, v in asked.items() if k in defaults and k != "seed" and v != defaults[k]}
 
 
 _FLAGS = {"architecture": "arch", "weighting": "weight", "dataset": "data", "heads": "head"}
