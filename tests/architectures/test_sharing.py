@@ -191,6 +191,12 @@ def test_mtan_decoder_unpools_to_where_the_maxima_were() -> None:
     assert _unpool(x, torch.zeros(1, 1, 5, 5)).shape == (1, 1, 5, 5)
 
 
+def test_mtan_decoder_is_allowed_where_results_must_be_reproducible() -> None:
+    torch.use_deterministic_algorithms(True)
+    features = MTAN(unet, (A, B, C), decoder=True)(images())
+    sum(pyramid[0].sum() for pyramid in features.pyramids.values()).backward()
+
+
 def test_mtan_decoder_serves_maps_alone() -> None:
     architecture = MTAN(unet, (A, B, C), decoder=True)
     features = architecture(images())

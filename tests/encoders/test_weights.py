@@ -164,10 +164,16 @@ def test_other_files_are_refused_and_nothing_is_run(tmp_path: Path, monkeypatch:
     Path("torn.safetensors").write_bytes(b"\x08" * 20)
     torch.save({"state_dict": {"a": torch.zeros(1)}}, "nested.pth")
     torch.save([1, 2], "list.pth")
-    for name in ("code.pth", "torn.pth", "empty.pth", "torn.safetensors"):
+    torch.save({1: torch.zeros(1)}, "numbered.pth")
+    junk = {
+        f"{n}.pth": text for n, text in enumerate((b"hello", b"a text", b"\xf0\x80 1", b"V\xff\n.", b"0."))
+    }
+    for name, text in junk.items():
+        Path(name).write_bytes(text)
+    for name in ("code.pth", "torn.pth", "empty.pth", "torn.safetensors", *junk):
         with pytest.raises(MtlbenchError, match=rf"weights '{name}' cannot be read; it must be a \.safet"):
             VGG16(3, weights=name)
-    for name in ("nested.pth", "list.pth"):
+    for name in ("nested.pth", "list.pth", "numbered.pth"):
         with pytest.raises(MtlbenchError, match=r"do not hold tensors by name; save a model's state_dict"):
             VGG16(3, weights=name)
     with pytest.raises(MtlbenchError, match=r"weights 'imagnet' is no file; give 'imagenet' or the path"):

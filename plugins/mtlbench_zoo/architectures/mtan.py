@@ -20,6 +20,7 @@ from mtlbench.contracts import (
     Task,
 )
 from mtlbench.errors import MtlbenchError
+from mtlbench.heads.segnet import corners, unpool
 from mtlbench_zoo.architectures._parts import Modules, require, stage_name
 
 Blocks = tuple[Tensor, Tensor]
@@ -233,10 +234,7 @@ def _unpool(x: Tensor, level: Tensor) -> Tensor:
         return x
     if any(want != 2 * have for have, want in zip(x.shape[2:], size, strict=True)):
         return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    _, places = functional.max_pool2d(level, 2, return_indices=True)
-    placed = functional.max_unpool2d(x.contiguous(), places.contiguous(), [2, 2])
-    like_images = level.is_contiguous(memory_format=torch.channels_last)
-    return placed.contiguous(memory_format=torch.channels_last) if like_images else placed
+    return unpool(x, corners(level, x.shape[2:]), size)
 
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
