@@ -36,7 +36,7 @@ COMMANDS = {
     ),
     "compare": _Lazy("mtlbench.cli.leaderboard", "compare", "Set two rows side by side with paired tests."),
     "results": _Lazy("mtlbench.cli.results", "results", "Verify, merge and tidy folders of records."),
-    "data": _Lazy("mtlbench.cli.data", "data", "Prepare datasets."),
+    "data": _Lazy("mtlbench.cli.data", "data", "List, prepare, check and look at datasets."),
     "ls": _Lazy("mtlbench.cli.plugins", "ls", "List architectures, weightings, encoders, datasets ..."),
     "cost": _Lazy("mtlbench.cli.cost", "cost", "Count and time what architectures cost, beside hps."),
     "info": _Lazy("mtlbench.cli.plugins", "info", "Show what a plugin is, its parameters and its cost."),

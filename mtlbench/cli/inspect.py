@@ -7,8 +7,7 @@ from typing import Literal
 
 import click
 
-from mtlbench.cli.options import plugin_files
-from mtlbench.errors import MtlbenchError
+from mtlbench.cli.options import plugin_files, samples
 
 
 @click.command()
@@ -53,7 +52,7 @@ def inspect(
     RUN is a run id, the beginning of one, or the path of a record. Every picture comes with its numbers as
     JSON; index.html shows them all.
     """
-    chosen = _indices(images)
+    chosen = samples(images, MOST)
     from mtlbench.inspection.subject import comparison, find_record, missing_model, rebuild
     from mtlbench.registry import Registry
     from mtlbench.results import Store
@@ -74,21 +73,4 @@ def inspect(
             click.echo(path)
 
 
-def _indices(text: str | None) -> tuple[int, ...] | None:
-    """Read ``--images``."""
-    if text is None:
-        return None
-    from mtlbench.config import parse_seeds
-
-    try:
-        found = parse_seeds(text)
-    except ValueError:
-        found = ()
-    if not found or len(set(found)) < len(found) or len(found) > _MOST:
-        raise MtlbenchError(
-            f"--images: up to {_MOST} different numbers such as 0,3,8-10 are needed, found '{text}'"
-        )
-    return found
-
-
-_MOST = 16
+MOST = 16

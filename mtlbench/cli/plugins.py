@@ -115,10 +115,10 @@ def info(kind: str, name: str, files: tuple[Path, ...]) -> None:
         "Cost": _table(_cost(plugin.kind, cls)),
         "Source": _table(_source(plugin, cls)),
     }
-    with _page(width=100) as console:
+    with page(width=100) as console:
         console.print(Text.assemble((plugin.name, "bold cyan"), "  ", (KINDS[plugin.kind].singular, "dim")))
         console.print()
-        for block in _docstring(inspect.cleandoc(cls.__doc__ or "It has no docstring."), names):
+        for block in docstring(inspect.cleandoc(cls.__doc__ or "It has no docstring."), names):
             console.print(Padding(block, (0, 0, 0, 2)))
         for heading, table in sections.items():
             if table.row_count:
@@ -128,7 +128,7 @@ def info(kind: str, name: str, files: tuple[Path, ...]) -> None:
 
 
 @contextmanager
-def _page(width: int) -> Iterator[Console]:
+def page(width: int) -> Iterator[Console]:
     """Print what is written to the console: as wide as the terminal, elsewhere ``width`` columns at most."""
     from rich.console import Console
 
@@ -163,7 +163,7 @@ def _print_tables(listed: Mapping[Kind, Sequence[_Row]]) -> None:
     from rich.text import Text
 
     widest = max((len(row.plugin.name) for rows in listed.values() for row in rows), default=0)
-    with _page(width=10_000) as console:
+    with page(width=10_000) as console:
         for number, (kind, rows) in enumerate(listed.items()):
             if number:
                 console.print()
@@ -188,7 +188,7 @@ def _markdown(kind: Kind, rows: Sequence[_Row]) -> str:
     return "\n".join([*lines, *(cells(f"`{row.plugin.name}`", row.text, row.plugin.origin) for row in rows)])
 
 
-def _docstring(text: str, names: Sequence[str]) -> Iterator[Text]:
+def docstring(text: str, names: Sequence[str]) -> Iterator[Text]:
     """Yield the blocks of a docstring, to be wrapped to any width.
 
     Lines of a paragraph are joined; a line that is indented (a formula), a list's item, and a line that

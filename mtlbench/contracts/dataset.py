@@ -60,7 +60,7 @@ class Dataset(ABC):
     where that is missing or broken.
 
     What people ask before they use it stands in class attributes: `licence`, `citation`, `homepage` and
-    `download`; and `title`, where it is the same for all parameters.
+    `download`; and `title` and `tasks`, where they are the same for all parameters.
 
     Two modes: *joint*, where one input carries all targets and `split` returns one `Split`; and
     *per-task*, where each task has inputs of its own and `split` returns one `Split` a task.
@@ -88,6 +88,8 @@ class Dataset(ABC):
     """Where it is described or comes from, an address."""
     download: ClassVar[str] = ""
     """What to download, how large it is, and where to put it; empty where nothing is needed."""
+    without: ClassVar[str] = ""
+    """What a run reads where nothing is prepared, such as a built-in sample; empty where there is none."""
 
     @abstractmethod
     def split(self, name: SplitName) -> Split | Mapping[str, Split]:
@@ -141,3 +143,19 @@ class Dataset(ABC):
         Atomic: when killed, nothing half-made is left in the way.
         """
         raise MtlbenchError(f"{cls.__name__} needs no preparation: run it as it is")
+
+    @classmethod
+    def prepared(cls, data_dir: Path) -> Mapping[Path, Mapping[str, int]]:
+        """Return the data files that `prepare` left in the folder, each with its samples by split.
+
+        Raises `MtlbenchError` where one is broken.
+        """
+        return {}
+
+    @classmethod
+    def check_source(cls, source: Path, report: Callable[[str], None]) -> int:
+        """Read every file that `prepare` would read in ``source``, write nothing, and return the samples.
+
+        report: receives lines to print. Raises `MtlbenchError` where one cannot be read.
+        """
+        raise MtlbenchError(f"{cls.__name__} reads no folder of published files: leave --source out")

@@ -218,6 +218,16 @@ class PreparedFile:
         *space, channels = first.shape[1:]
         self.input_shape: tuple[int, ...] = (channels, *space)
 
+    def counts(self) -> dict[str, int]:
+        """Return the samples by split (by ``split/task`` where each task has inputs of its own)."""
+        parts = [
+            f"{name}/{task.name}" if self.per_task else name
+            for name in SPLITS
+            for task in (self.tasks if self.per_task else self.tasks[:1])
+        ]
+        with explained(self._path, self._remedy):
+            return {part: int(self._inputs(part).shape[0]) for part in parts}
+
     def split(
         self, name: SplitName, arrays: Mapping[str, str] | None = None, budget: int = MEMORY_BUDGET
     ) -> Split | dict[str, Split]:
@@ -299,6 +309,12 @@ class PreparedDataset(Dataset):
     generated: ClassVar[str] = ""
     """For a dataset that makes its own data: what made it and in which version; another one makes it anew."""
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Make the tasks of what a subclass declares, so that they are known before anything is prepared."""
+        super().__init_subclass__(**given)
+        if "declared" in vars(cls) and "tasks" not in vars(cls):
+            cls.tasks = make_tasks(cls.declared)
+
     def __init__(self, data_dir: Path, size: int | None = None) -> None:
         self._file = self._generated(data_dir, size) if self.generated else self._prepared(data_dir, size)
         if any(self.declared.get(task) != found for task, found in self._file.declared.items()):
@@ -319,6 +335,41 @@ class PreparedDataset(Dataset):
         if name not in self._splits:
             self._splits[name] = self._file.split(name, self.arrays)
         return self._splits[name]
+
+    @classmethod
+    def prepared(cls, data_dir: Path) -> Mapping[Path, Mapping[str, int]]:
+        """Return the data files that are there, with the samples by split (or split and task)."""
+        sizes = prepared_sizes(data_dir, cls.name)
+        files = [(size, data_dir / f"{cls.name}-{size}.h5") for size in sizes]
+        return {path: PreparedFile(path, f"run: {cls._command(data_dir, n)}").counts() for n, path in files}
+
+    @classmethod
+    def check_source(cls, source: Path, report: Callable[[str], None]) -> int:
+        """Read the published files in ``source``, name those that cannot be read, and return the samples."""
+        if cls.generated:
+            return super().check_source(source, report)
+        if not source.is_dir():
+            raise MtlbenchError(f"--source {source}: there is no such folder")
+        broken, count = [], 0
+        with translated(f"cannot read {source}", "name another folder with --source"):
+            parts = cls.parts(source)
+            total = sum(map(len, parts.values()))
+            with progress(f"reading {source.name}", total) as advance:
+                for part, items in parts.items():
+                    for item in items:
+                        try:
+                            cls.row(source, item, cls.default_size)
+                        except BrokenFileError as error:
+                            broken.append(str(error))
+                            report(f"{part}: {error}")
+                        count += 1
+                        advance(1)
+        if broken:
+            raise MtlbenchError(
+                f"{source}: {len(broken)} of {count} samples cannot be read, the first because of "
+                f"{broken[0]}: get these files again"
+            )
+        return count
 
     @classmethod
     def found(cls, source: Path) -> Declared:

@@ -50,16 +50,17 @@ def look(subject: Subject, split: SplitName, images: Sequence[int] | None) -> Se
     every = tuple(seen.tasks)
     parts = [((name,), found[name]) for name in every] if isinstance(found, Mapping) else [(every, found)]
     for tasks, part in parts:
-        indices = _indices(images, len(part), split)
+        indices = chosen(images, len(part), split, DEFAULT_IMAGES)
         seen.shown.append(_show(subject, part, tasks, indices))
         if any(reading.kind == "gate" for reading in seen.shown[-1].readings):
             seen.gates += _gates(subject, part, tasks)
     return seen
 
 
-def _indices(images: Sequence[int] | None, size: int, split: str) -> tuple[int, ...]:
+def chosen(images: Sequence[int] | None, size: int, split: str, count: int) -> tuple[int, ...]:
+    """Return the samples to show: ``images``, or ``count`` of them evenly spaced. Raises `MtlbenchError`."""
     if images is None:
-        count = min(DEFAULT_IMAGES, size)
+        count = min(count, size)
         return tuple(i * size // count for i in range(count))
     for index in images:
         if index >= size:

@@ -9,26 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.contracts import Map, Task
+from mtlbench.contracts import Task
 from mtlbench.inspection import style
 from mtlbench.inspection.inside import picture_of
 from mtlbench.inspection.passes import Seen, Shown
 from mtlbench.inspection.picture import Picture, grid, number
+from mtlbench.inspection.targets import VALUES, draw_box, draw_map, kind_of, limits_of, listed
 
 TASKS = 5
 """Tasks in one picture; more go into further pictures."""
-UNLABELLED = (0.62, 0.62, 0.62)
-VALUES = 4
-"""Values of a vector that are written beside a sample."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +33,6 @@ class Cell:
     image: NDArray[Any]
     output: Tensor
     target: Tensor
-
-
-def kind_of(task: Task) -> str:
-    """Return how a task is drawn: one of ``classes boxes values class-map normals image-map value-map``.
-
-    By the shape of its output, by whether its loss is that of a categorical variable, and by its metrics:
-    boxes are what is scored as boxes, directions what is scored in degrees.
-    """
-    categorical = task.loss.likelihood == "categorical"
-    if isinstance(task.output, Map):
-        if categorical:
-            return "class-map"
-        if task.output.channels == 3:
-            return "normals" if any(metric.unit == "deg" for metric in task.metrics) else "image-map"
-        return "value-map"
-    if categorical:
-        return "classes"
-    boxes = task.output.size == 4 and any(metric.name.startswith("box") for metric in task.metrics)
-    return "boxes" if boxes else "values"
 
 
 def predictions(seen: Seen) -> Iterator[Picture]:
@@ -143,67 +118,33 @@ def _classes(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> 
 
 
 def _values(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
-    output, target = cell.output.flatten()[:VALUES].tolist(), cell.target.flatten()[:VALUES].tolist()
-    text = f"{_listed(output)}\n{_listed(target)}"
+    output, target = cell.output.flatten()[:VALUES], cell.target.flatten()[:VALUES]
+    text = f"{listed(output)}\n{listed(target)}"
     axis.text(0.5, 0.36, text, ha="center", va="center", fontsize=9, transform=axis.transAxes)
 
 
 def _boxes(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
     axis.imshow(cell.image, cmap="gray", vmin=0, vmax=1)
-    height, width = cell.image.shape[:2]
-    looks: tuple[tuple[Tensor, str, Any], ...] = (
-        (cell.target, style.PALETTE[5], "-"),
-        (cell.output, style.PALETTE[4], (0, (3, 1.5))),
-    )
-    for box, colour, dashes in looks:
-        if box.isnan().any():
-            continue
-        left, top, right, bottom = (box.double() * torch.tensor([width, height] * 2)).tolist()
-        for line, edge in ((3.6, "black"), (2.0, colour)):  # a dark rim, to be seen on any photo
-            corner = (left - 0.5, top - 0.5)
-            axis.add_patch(
-                Rectangle(
-                    corner,
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor=edge,
-                    linewidth=line,
-                    linestyle=dashes,
-                )
-            )
+    draw_box(axis, cell.image, cell.target, style.PALETTE[5])
+    draw_box(axis, cell.image, cell.output, style.PALETTE[4], (0, (3, 1.5)))
 
 
-def _class_map(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
-    labels = _labels(cell) if part == "predicted" else cell.target
-    axis.imshow(_overlay(cell.image, labels.numpy(), cell.task))
-
-
-def _normals(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
-    vectors = cell.output if part == "predicted" else cell.target
-    unit = torch.nn.functional.normalize(vectors, dim=0)
-    axis.imshow(_rgb((unit + 1) / 2))
-
-
-def _image_map(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
-    axis.imshow(_rgb(cell.output if part == "predicted" else cell.target))
-
-
-def _value_map(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
-    values = (cell.output if part == "predicted" else cell.target).float().mean(0).numpy()
-    axis.set_facecolor(UNLABELLED)
-    low, high = limits
-    axis.imshow(np.ma.masked_invalid(values), cmap=style.SCALAR, vmin=low, vmax=high)
+def _map(axis: Axes, cell: Cell, part: str, limits: tuple[float, float]) -> None:
+    if part == "target":
+        values = cell.target
+    else:
+        values = _labels(cell) if kind_of(cell.task) == "class-map" else cell.output
+    draw_map(axis, cell.task, cell.image, values, limits)
 
 
 _DRAW: Mapping[str, Callable[[Axes, Cell, str, tuple[float, float]], None]] = {
     "classes": _classes,
     "values": _values,
     "boxes": _boxes,
-    "class-map": _class_map,
-    "normals": _normals,
-    "image-map": _image_map,
-    "value-map": _value_map,
+    "class-map": _map,
+    "normals": _map,
+    "image-map": _map,
+    "value-map": _map,
 }
 
 
@@ -272,42 +213,6 @@ def _labels(cell: Cell) -> Tensor:
     return (cell.output[0] > 0).long() if len(cell.output) == 1 else cell.output.argmax(0)
 
 
-def _overlay(image: NDArray[Any], labels: NDArray[Any], task: Task) -> NDArray[Any]:
-    """Return the image in grey with the classes as colours over it; of one logit only the foreground."""
-    grey = image.mean(-1) if image.ndim == 3 else image
-    base = np.repeat(0.25 + 0.6 * grey[..., None], 3, axis=2)
-    assert isinstance(task.output, Map)
-    binary = task.output.channels == 1
-    for label in np.unique(labels):
-        if label == 0 and binary:
-            continue
-        colour = UNLABELLED if label < 0 else to_rgb(style.GOOD) if binary else _class_colour(int(label))
-        base[labels == label] = 0.4 * base[labels == label] + 0.6 * np.array(colour)
-    return base
-
-
-def _class_colour(label: int) -> tuple[float, float, float]:
-    """Return one of 20 colours, the distinct ones first."""
-    if label < len(style.PALETTE):
-        return to_rgb(style.PALETTE[label])
-    return to_rgb(mpl.colormaps["tab20"](label % 20))
-
-
-def _rgb(values: Tensor) -> NDArray[Any]:
-    """Return ``[3, H, W]`` in 0..1 as ``[H, W, 3]``, grey where there is no label."""
-    pixels: NDArray[Any] = values.clamp(0, 1).float().numpy().transpose(1, 2, 0).copy()
-    pixels[np.isnan(pixels).any(-1)] = UNLABELLED
-    return pixels
-
-
 def _limits(shown: Shown, task: Task) -> tuple[float, float]:
     """Return the range that all maps of a task are drawn in: of its targets and outputs together."""
-    if kind_of(task) != "value-map":
-        return 0.0, 1.0
-    values = torch.cat([shown.outputs[task.name].flatten(), shown.targets[task.name].flatten()])
-    known = values[values.isfinite()]
-    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-
-
-def _listed(values: list[float]) -> str:
-    return "  ".join("?" if np.isnan(value) else f"{value:.2f}" for value in values)
+    return limits_of(task, shown.outputs[task.name], shown.targets[task.name])

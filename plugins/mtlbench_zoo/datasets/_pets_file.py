@@ -173,6 +173,13 @@ class PetsFile:
             if not holds:
                 raise MtlbenchError(f"{self._path}: {rule}: {self._remedy}")
 
+    def counts(self) -> dict[str, int]:
+        """Return the samples by split."""
+        return {
+            name: stop - start
+            for name, start, stop in zip(SPLITS, self._edges, self._edges[1:], strict=False)
+        }
+
     def rows(self, name: SplitName, budget: int = MEMORY_BUDGET) -> tuple[Rows, Rows, slice]:
         """Return images and masks of a split, and where it lies in `boxes` and `labels`.
 

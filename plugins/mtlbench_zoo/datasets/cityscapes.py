@@ -39,6 +39,7 @@ class Cityscapes(PreparedDataset):
         "segmentation_19": {"kind": "segmentation", "classes": 19},
         "depth": {"kind": "depth", "unit": "1"},
     }
+    tasks = (segmentation("segmentation", 7), depth("depth", "1"))
     licence = "for non-commercial research, after registration"
     citation = (
         "M. Cordts, M. Omran, S. Ramos, T. Rehfeld, M. Enzweiler, R. Benenson, U. Franke, S. Roth, B. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,15 +12,24 @@ import torch
 from torch import Tensor
 
 from mtlbench.atomic import exclusive, scratch, translated
-from mtlbench.contracts import SPLITS, Batch, Dataset, Split, SplitName
+from mtlbench.contracts import SPLITS, Batch, Dataset, Split, SplitName, Task
 from mtlbench.data.download import download, unpack
 from mtlbench.data.hdf5 import MEMORY_BUDGET
 from mtlbench.data.photos import check_size
+from mtlbench.data.progress import progress
 from mtlbench.errors import MtlbenchError
 from mtlbench.tasks import box, classification, mask
 from mtlbench_zoo.datasets import _pets_sample as drawn
 from mtlbench_zoo.datasets._pets_coursework import Coursework
-from mtlbench_zoo.datasets._pets_file import PetsFile, Sample, Summary, file_path, prepared_sizes, write
+from mtlbench_zoo.datasets._pets_file import (
+    Broken,
+    PetsFile,
+    Sample,
+    Summary,
+    file_path,
+    prepared_sizes,
+    write,
+)
 from mtlbench_zoo.datasets._pets_in_place import InPlace
 from mtlbench_zoo.datasets._pets_official import Official
 
@@ -74,6 +83,7 @@ class Pets(Dataset):
     Source: Parkhi, Vedaldi, Zisserman & Jawahar, "Cats and dogs", CVPR 2012 (Oxford-IIIT Pet, CC BY-SA 4.0).
     """
 
+    tasks: tuple[Task, ...] = (mask("segmentation"), classification("classification", 2), box("bbox"))
     licence = "CC BY-SA 4.0"
     citation = "O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar. Cats and Dogs. CVPR, 2012."
     homepage = "https://www.robots.ox.ac.uk/~vgg/data/pets/"
@@ -81,6 +91,7 @@ class Pets(Dataset):
         "mtlbench data prepare pets downloads the archives (about 800 MB); --source DIR takes a folder in "
         "the official or the coursework layout."
     )
+    without = "the built-in sample, 1000 drawn cats and dogs"
 
     def __init__(
         self,
@@ -89,8 +100,7 @@ class Pets(Dataset):
         target: Literal["segmentation", "classification", "bbox"] | None = None,
         path: str | None = None,
     ) -> None:
-        tasks = (mask("segmentation"), classification("classification", 2), box("bbox"))
-        self.tasks = tuple(replace(task, auxiliary=target not in (None, task.name)) for task in tasks)
+        self.tasks = tuple(replace(task, auxiliary=target not in (None, task.name)) for task in self.tasks)
         self._splits: dict[SplitName, PetsSplit] = {}
         self._file: PetsFile | InPlace
         if path is not None:
@@ -153,6 +163,39 @@ class Pets(Dataset):
         if name not in self._splits:
             self._splits[name] = PetsSplit(self._file, name)
         return self._splits[name]
+
+    @classmethod
+    def prepared(cls, data_dir: Path) -> Mapping[Path, Mapping[str, int]]:
+        """Return the data files that are there, with the samples by split."""
+        remedy = "run: mtlbench data prepare pets --size {size} --data-dir {folder}"
+        found = {}
+        for size in prepared_sizes(data_dir):
+            path = file_path(data_dir, size)
+            found[path] = PetsFile(path, size, remedy.format(size=size, folder=data_dir)).counts()
+        return found
+
+    @classmethod
+    def check_source(cls, source: Path, report: Callable[[str], None]) -> int:
+        """Read all photographs, masks and boxes in ``source``, and return how many samples they give."""
+        broken, count = [], 0
+        with translated(f"cannot read {source}", "name another folder with --source"):
+            layout = _find_layout(source)
+            report(f"found: {layout.layout} layout, {layout.found}")
+            with progress(f"reading {source.name}", len(layout)) as advance:
+                for item in layout.samples(DEFAULT_SIZE):
+                    if isinstance(item, Broken):
+                        broken.append(item.reason)
+                        report(f"broken: {item.reason}")
+                    count += 1
+                    advance(1)
+            for quirk, number in sorted((+layout.quirks).items(), key=lambda item: (-item[1], item[0])):
+                report(f"{number:5d} x {quirk}")
+        if broken:
+            raise MtlbenchError(
+                f"{source}: {len(broken)} of {count} samples cannot be read, the first because of "
+                f"{broken[0]}: get these files again"
+            )
+        return count
 
     @classmethod
     def prepare(

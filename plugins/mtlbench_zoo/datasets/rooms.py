@@ -48,6 +48,7 @@ class Rooms(PreparedDataset):
         "normals": {"kind": "normals"},
     }
     licence = "generated, free to use"
+    without = "600 scenes, rendered when they are first asked for"
 
     @classmethod
     def parts(cls, source: Path) -> Mapping[str, Sequence[Any]]:

@@ -41,6 +41,7 @@ class Streets(PreparedDataset):
         "depth": {"kind": "depth", "unit": "1/m"},
     }
     licence = "generated, free to use"
+    without = "600 scenes, rendered when they are first asked for"
 
     @classmethod
     def parts(cls, source: Path) -> Mapping[str, Sequence[Any]]:
