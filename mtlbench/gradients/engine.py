@@ -290,12 +290,9 @@ class GradientEngine:
         forward = self._forward(batch, names, whole, cut, trunk)
         leaves = [leaf for name in names for leaf in cut[name][1]]
         losses = (forward.losses * self.precision.scale if self.precision.scaled else forward.losses).unbind()
-        if heads:
-            torch.autograd.backward(losses)
-            found = iter([leaf.grad for leaf in leaves])
-        else:
-            found = iter(torch.autograd.grad(losses, leaves, allow_unused=True))
-        cotangents = [[next(found) for _ in cut[name][1]] for name in names]
+        # Unlike `torch.autograd.grad`, backward never gives two leaves one memory; they are scaled in place.
+        torch.autograd.backward(losses, inputs=None if heads else leaves)
+        cotangents = [[leaf.grad for leaf in cut[name][1]] for name in names]
         return _Cut(
             names,
             forward.losses.detach(),

@@ -483,3 +483,27 @@ def test_a_step_without_some_labels_leaves_the_weights_that_others_reuse(
     first, second, third = (engine.step(batch, names) for names in (None, setting.run.tasks[:1], None))
     assert (first.gram is not None, second.gram, third.gram) == (True, None, None)
     assert torch.equal(first.weights, third.weights)
+
+
+def test_a_head_that_gives_two_levels_one_gradient_is_right_in_parts() -> None:
+    class Sum(Head):
+        def forward(self, pyramid: tuple[Tensor, ...], size: tuple[int, ...]) -> Tensor:
+            out: Tensor = (pyramid[0] + pyramid[1])[:, :2]
+            return out
+
+    class Even(Hard):
+        def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
+            first, last = self.encoder(x)
+            pyramid = (first[:, :4], last)
+            return Features(dict.fromkeys(self.task_names if tasks is None else tasks, pyramid), pyramid)
+
+    found = []
+    for cuts in (1, 2):
+        architecture, _, batch = _parts(Even)
+        heads = nn.ModuleDict({task.name: Sum() for task in TASKS})
+        pieces = [slice(at, at + 8 // cuts) for at in range(0, 8, 8 // cuts)]
+        parts = [Batch(batch.inputs[p], {n: t[p] for n, t in batch.targets.items()}) for p in pieces]
+        weighting = Given(Need.GRAM, [0.2, 1.4, 3.0], "unweighted")
+        _engine(architecture, heads, weighting, "features").step(parts)
+        found.append([p.grad for p in architecture.encoder.parameters()])
+    torch.testing.assert_close(found[0], found[1])
