@@ -335,9 +335,11 @@ def _row(kind: str, label: str, seeds: Iterable[Seed], columns: Sequence[Column]
     row.missing = tuple(
         f"seed {seed.seed}: {why}" for seed in runs if (why := seed.failure or _undefined(seed)) is not None
     )
-    times = [seed.seconds for seed in runs if seed.seconds is not None]
-    row.seconds = mean(times) if times and len(times) == len(runs) else None
-    row.parameters = sum(int(record.values["parameters"]["total"]) for record in runs[0].records)
+    ended = [seed for seed in runs if seed.failure is None]  # others have stopped halfway
+    times = [seed.seconds for seed in ended if seed.seconds is not None]
+    row.seconds = mean(times) if times and len(times) == len(ended) else None
+    # A run whose process died has told none.
+    row.parameters = max(sum(int(r.values["parameters"]["total"]) for r in seed.records) for seed in runs)
     return row
 
 

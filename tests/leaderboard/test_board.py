@@ -87,6 +87,18 @@ def test_failed_missing_and_undefined_runs_are_rows(store: Store) -> None:
         assert "nash: residual 0.1" in text
 
 
+def test_a_run_whose_process_died_has_no_part_in_times_and_sizes(tmp_path: Path) -> None:
+    store = stores.fill(tmp_path, ("hps",), ("ew",), range(1, 3))
+    before = row(only(build(store)), "hps+ew")
+    died = stores.record("hps", "ew", 0, None, status="failed", reason="its process died 2 times")
+    died.values["parameters"] = {"total": 0}  # type: ignore[index]
+    store.add(died, stores.cost(0))
+    after = row(only(build(store)), "hps+ew")
+    assert after.missing == ("seed 0: failed: its process died 2 times",)
+    assert (after.seconds, after.parameters) == (before.seconds, before.parameters)
+    assert before.parameters == 1010
+
+
 def test_a_baseline_near_zero_is_said_not_divided(tmp_path: Path) -> None:
     store = Store(tmp_path)
     base = stores.record("stl", "ew", 0, {"depth": {"abs": 0.0}}, tasks=["depth"])
