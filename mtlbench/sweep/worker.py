@@ -109,7 +109,9 @@ def _job(config: RunConfig, loaded: dict[tuple[str, str], Any], stop: threading.
     """Train one job and return its code: 0 for a record, 75 for busy, else as the command line."""
     from mtlbench.experiment import Experiment
     from mtlbench.registry import Registry
+    from mtlbench.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     try:
         Experiment(config, Registry(config.plugin), loaded=loaded).execute(_Events(), stop.is_set, wait=False)
     except Busy:

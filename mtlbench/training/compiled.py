@@ -8,8 +8,10 @@ from mtlbench.contracts import Dataset
 from mtlbench.errors import MtlbenchError
 
 BACKEND = "inductor"
-GRAPHS = 64
-"""Graphs that torch may make of one part: of every batch size, mode and list of tasks one."""
+GRAPHS = 256
+"""Graphs that torch may make of one part: of every batch size, mode and list of tasks one, with gradients
+and without (micro-batches, and methods that look at losses once more). Beyond, it would silently compile no
+more."""
 SUBSETS = 5
 """Tasks of which every subset still gets its graphs within `GRAPHS`."""
 
