@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mtlbench.errors import MtlbenchError, did_you_mean
-from mtlbench.spec import split
+from mtlbench.spec import Spec, bind, format_spec, split
 
 SELECTION_RULE = "lowest geometric mean of the tasks' validation losses"
 """A mean of logarithms needs no reference and is blind to the losses' units: no task decides alone."""
@@ -60,6 +60,41 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How settings were searched before the run: what a record must own up to.
+
+    trials: runs that the search trained. over: what it varied, ``weights``, ``lr`` or both. seed: of the
+    search and of its runs. lr: the learning rate that it found; None where that of the protocol was kept.
+    """
+
+    trials: int
+    over: tuple[str, ...]
+    seed: int = 0
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.seed < 0:
+            raise MtlbenchError(f"'tuning' needs trials >= 1 and seed >= 0, found '{self}'")
+        if not self.over or not set(self.over) <= {"weights", "lr"} or len(set(self.over)) < len(self.over):
+            raise MtlbenchError(f"'tuning' is over weights, lr or both, found '{self}'")
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise MtlbenchError(f"'tuning': lr must be finite and above 0, found {self.lr}")
+        if ("lr" in self.over) != (self.lr is not None):
+            raise MtlbenchError(f"'tuning' names lr where it is over lr, and only there, found '{self}'")
+
+    @classmethod
+    def parse(cls, text: str) -> Tuning:
+        """Read ``tpe[trials=20,over=[weights]]``, as `str` writes it."""
+        spec = Spec.parse(text)
+        if spec.name != "tpe":
+            raise MtlbenchError(f"'tuning' must be such as tpe[trials=20,over=[weights]], found {text!r}")
+        return cls(**bind(spec, cls, (), "tuning 'tpe'"))
+
+    def __str__(self) -> str:
+        return format_spec("tpe", vars(self))
+
+
+@dataclass(frozen=True)
 class RunConfig(Protocol):
     """All settings of ``mtlbench run``. Names are the flags' names with ``_`` for ``-``."""
 
@@ -93,6 +128,10 @@ class RunConfig(Protocol):
         "Log how the task gradients stand to each other on every so-manieth step; 0: only where the method"
         " computes them anyway. Changes no result.",
         low=0,
+    )
+    tuning: str | None = option(
+        None,
+        "How the settings were searched, such as 'tpe[trials=20,over=[weights]]'; 'mtlbench tune' gives it.",
     )
     sync_bn: bool = option(
         False,

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 import mtlbench
-from mtlbench.config import BASELINE, RunConfig
+from mtlbench.config import BASELINE, RunConfig, Tuning
 from mtlbench.contracts import Dataset, Encoder, Task, Weighting
 from mtlbench.data.folder import data_folder
 from mtlbench.data.verify import verify
@@ -105,6 +105,7 @@ class Experiment:
         specs = by_task(asked)
         encoders = {task: registry.choose("encoders", spec) for task, spec in (specs or {"": asked}).items()}
         heads = _heads(config.head)
+        tuning = None if config.tuning is None else Tuning.parse(config.tuning)
         self.single = (
             registry.choose("architectures", BASELINE[0]),
             registry.choose("weightings", BASELINE[1]),
@@ -135,6 +136,7 @@ class Experiment:
             registry,
             config.probe,
             config.sync_bn,
+            tuning,
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()
@@ -179,7 +181,7 @@ class Experiment:
         with suppress(RunFailedError):  # that a method gives up on this batch is no reason not to train
             batch = two if isinstance(split, Mapping) else two[""]
             others = [batch] * (weighting.needs.batches - 1)
-            engine.step(batch, others=others, rate=self.run.protocol["lr"])
+            engine.step(batch, others=others, rate=self.run.settings["lr"])
         return weighting
 
     def runs(self, seed: int) -> tuple[Run, dict[str, Run]]:
@@ -236,7 +238,12 @@ class Experiment:
         """Return the single-task run of every task; none where ``run`` is one itself."""
         architecture, weighting = self.single
         single = replace(
-            run, architecture=architecture, weighting=weighting, grad="parameters", scale="published"
+            run,
+            architecture=architecture,
+            weighting=weighting,
+            grad="parameters",
+            scale="published",
+            tuning=None,
         )
         if single == run and len(run.tasks) == 1:
             return {}
@@ -423,6 +430,7 @@ class Experiment:
                 "grad": run.grad,
                 "scale": run.scale,
                 "seed": run.seed,
+                **({} if run.tuning is None else {"tuning": {"name": "tpe", "parameters": vars(run.tuning)}}),
             },
             "protocol": run.protocol,
             "data": {

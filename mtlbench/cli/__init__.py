@@ -31,6 +31,7 @@ COMMANDS = {
         "mtlbench.cli.inspect", "inspect", "Draw what a run learned, and which task hurts which."
     ),
     "sweep": _Lazy("mtlbench.cli.sweep", "sweep", "Train every combination of lists, and make one table."),
+    "tune": _Lazy("mtlbench.cli.tune", "tune", "Search weights or learning rate, as a row that says so."),
     "leaderboard": _Lazy(
         "mtlbench.cli.leaderboard", "leaderboard", "Make tables of all runs: HTML, Markdown, CSV, JSON."
     ),

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mtlbench.cli.run import RunCommand, options, prepare_environment, stop_signal
 
+if TYPE_CHECKING:
+    from mtlbench.config import RunConfig
+    from mtlbench.sweep.state import Executor, State
 
-@click.command(cls=RunCommand, params=options(without=("force", "resume", "quiet", "json", "save_model")))
+WITHOUT = ("force", "resume", "quiet", "json", "save_model", "tuning")
+"""Settings of a single run that commands for many have no use for."""
+
+
+def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says where runs are trained."""
+    for add in reversed(
+        (
+            click.option(
+                "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Runs at once.  [default: 1]"
+            ),
+        )
+    ):
+        command = add(command)
+    return command
+
+
+def choose_executor(config: RunConfig, jobs: int) -> Executor:
+    """Return the executor that the options name."""
+    import os
+
+    import torch
+
+    from mtlbench.sweep import local
+
+    devices = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    return partial(local.execute, places=local.slots(jobs, devices, len(os.sched_getaffinity(0))))
+
+
+@click.command(cls=RunCommand, params=options(without=WITHOUT))
 @click.argument("grid", type=click.Path(path_type=Path), required=False)
-@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Runs at once.  [default: 1]")
+@executor_options
 @click.option("--dry-run", is_flag=True, help="Only count the runs and estimate the hours.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the result.")
 def sweep(grid: Path | None, jobs: int, dry_run: bool, quiet: bool, **flags: Any) -> None:
@@ -25,11 +57,12 @@ def sweep(grid: Path | None, jobs: int, dry_run: bool, quiet: bool, **flags: Any
     results folder is not trained again, so the same command goes on after an interruption.
     """
     from mtlbench.sweep.grid import plan, read
+    from mtlbench.sweep.view import view as open_view
 
     flags |= {name: flags[name] or None for name in ("plugin", "head")}
     configs = read(grid, flags)
     prepare_environment()
-    with _view(quiet) as view, stop_signal() as stop:
+    with open_view(quiet) as view, stop_signal() as stop:
         from mtlbench.registry import Registry
 
         found = plan(configs, Registry(configs[0].plugin), view.planning)
@@ -39,19 +72,13 @@ def sweep(grid: Path | None, jobs: int, dry_run: bool, quiet: bool, **flags: Any
 
             click.echo(estimate(found, jobs))
             return
-        import os
-
-        import torch
-
-        from mtlbench.sweep.local import execute, slots
-
-        devices = torch.cuda.device_count() if configs[0].device in ("auto", "cuda") else 0
-        places = slots(jobs, devices, len(os.sched_getaffinity(0)))
-        states = execute(found.jobs, places, view.show, view.notice, lambda: bool(stop))
-    _answer(configs[0].results, states)
+        execute = choose_executor(configs[0], jobs)
+        states = execute(found.jobs, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
+    answer(configs[0].results, states)
 
 
-def _answer(results: Path, states: Sequence[Any]) -> None:
+def answer(results: Path, states: Sequence[State]) -> None:
+    """Print the tables that the runs stand in; an error where one has no result."""
     from mtlbench.cli.leaderboard import print_board
     from mtlbench.errors import RunFailedError
 
@@ -63,11 +90,3 @@ def _answer(results: Path, states: Sequence[Any]) -> None:
             f"{len(failed)} of {len(states)} runs ended without a result: {failed[0].job.run.label}:"
             f" {failed[0].reason}"
         )
-
-
-@contextmanager
-def _view(quiet: bool) -> Iterator[Any]:
-    from mtlbench.sweep.view import view
-
-    with view(quiet) as found:
-        yield found

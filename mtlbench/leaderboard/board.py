@@ -234,7 +234,7 @@ def spell(value: Any) -> str:
 
 
 _NAMED = ("architecture", "weighting")
-_UNNAMED = {*_NAMED, "dataset", "tasks", "seed"}
+_UNNAMED = {*_NAMED, "dataset", "tasks", "seed", "tuning"}
 """What a label starts with, and what it leaves out besides, since the table's title says it."""
 
 
@@ -248,13 +248,23 @@ def _labels(values: Sequence[Mapping[str, Any]]) -> list[str]:
                 seen.setdefault((part, spec[part]["name"], name), set()).add(canonical(value))
         for name in spec.keys() - _UNNAMED:
             seen.setdefault((name,), set()).add(canonical(spec[name]))
+        for name, value in _tuning(spec).items():
+            seen.setdefault(("tuning", name), set()).add(canonical(value))
     labels = []
     for spec in specs:
         pair = []
         for part in _NAMED:
             plugin = spec[part]["name"]
             parameters = spec[part]["parameters"].items()
-            pair.append(format_spec(plugin, {k: v for k, v in parameters if len(seen[part, plugin, k]) > 1}))
+            searched = (
+                _tuning(spec).get("over", ()) if part == "weighting" else ()
+            )  # it is no choice of anyone
+            shown = {k: v for k, v in parameters if len(seen[part, plugin, k]) > 1 and k not in searched}
+            pair.append(format_spec(plugin, shown))
+        if tuning := _tuning(spec):
+            words = ["tuned", f"{tuning['trials']} trials"]
+            words += [f"{k} {spell(tuning[k])}" for k in ("over", "seed") if len(seen["tuning", k]) > 1]
+            pair[-1] += f" ({', '.join(words)})"
         others = [
             f"{name} {spell(value)}"
             for name, value in spec.items()
@@ -268,6 +278,12 @@ def _labels(values: Sequence[Mapping[str, Any]]) -> list[str]:
         else label
         for label, found in zip(labels, values, strict=True)
     ]
+
+
+def _tuning(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of the search behind a row; empty where there was none."""
+    found: Mapping[str, Any] = spec.get("tuning", {}).get("parameters", {})
+    return found
 
 
 def _seed(record: Record, latest: Mapping[str, Record], costs: Mapping[str, Cost | None]) -> Seed:
@@ -353,7 +369,8 @@ def _undefined(seed: Seed) -> str | None:
 def _is_reference(row: Row, reference: str | None) -> bool:
     if reference is not None:
         return row.label == reference
-    return (row.spec["architecture"]["name"], row.spec["weighting"]["name"]) == REFERENCE
+    names = (row.spec["architecture"]["name"], row.spec["weighting"]["name"])
+    return names == REFERENCE and "tuning" not in row.spec
 
 
 def _judge(rows: list[Row], columns: Sequence[Column], reference: str | None) -> None:

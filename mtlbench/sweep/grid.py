@@ -47,6 +47,7 @@ class Job:
             return settings
         return replace(
             settings,
+            tuning=None,
             arch=str(self.run.architecture),
             weight=str(self.run.weighting),
             tasks=self.run.tasks,
@@ -121,17 +122,18 @@ def plan(
         for seed in config.seeds:
             run, singles = experiment.runs(seed)
             for single in singles.values() if config.baseline else ():
-                found = _job(experiment, single, baseline=True)
+                found = job(experiment, single, baseline=True)
                 baselines.setdefault(found.run_id, found)
-            found = _job(experiment, run, baseline=False)
+            found = job(experiment, run)
             jobs.setdefault(found.run_id, found)
     if refused and not experiments:
         raise MtlbenchError(f"none of the {len(configs)} combinations can run; the first: {refused[0][1]}")
-    ordered = [*baselines.values(), *(job for name, job in jobs.items() if name not in baselines)]
+    ordered = [*baselines.values(), *(found for name, found in jobs.items() if name not in baselines)]
     return Plan(tuple(ordered), tuple(refused), tuple(experiments))
 
 
-def _job(experiment: Experiment, run: Run, baseline: bool) -> Job:
+def job(experiment: Experiment, run: Run, baseline: bool = False) -> Job:
+    """Return a run as a job, looked up in the store."""
     name, record = experiment.look(run)
     return Job(experiment, run, name, record is not None, baseline)
 

@@ -13,49 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
 from mtlbench.errors import Interrupted
-from mtlbench.results import Record
 from mtlbench.sweep.grid import Job
+from mtlbench.sweep.state import State, begin
 from mtlbench.sweep.worker import BUSY, dump
-
-RETRIES = 1
-"""A run whose process died is started once more, from its checkpoint; then it is recorded as failed."""
-
-AGAIN = 2.0
-"""Seconds before a run that another process trains is looked at again."""
-
-STATES = ("queued", "running", "done", "failed")
-
-
-@dataclass
-class State:
-    """Where a job stands, for whoever shows it.
-
-    done, total: steps. began: when its process was started (monotonic). reason: why it failed.
-    """
-
-    job: Job
-    state: str = "queued"
-    done: int = 0
-    total: int = 0
-    epoch: int = 0
-    began: float = 0.0
-    start: int = 0
-    tries: int = 0
-    reason: str | None = None
-    record: Record | None = None
-    busy_until: float = field(default=0.0, repr=False)
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds to go, by the pace so far; None before there is one."""
-        made = self.done - self.start
-        if not made or not self.total:
-            return None
-        return (time.monotonic() - self.began) / made * (self.total - self.done)
 
 
 @dataclass
@@ -87,20 +51,14 @@ def slots(jobs: int, devices: int, threads: int) -> list[dict[str, str]]:
 
 def execute(
     jobs: Sequence[Job],
+    *,
     places: Sequence[dict[str, str]],
     watch: Callable[[Sequence[State]], None],
     notice: Callable[[str], None],
     stopped: Callable[[], bool],
 ) -> list[State]:
-    """Train what is not cached, as many at once as there are places, and return how each job ended.
-
-    watch: called often with all states. stopped: when it turns true, every process keeps a checkpoint, and
-    `Interrupted` is raised; the same call goes on from there.
-    """
-    states = [State(job) for job in jobs]
-    for state in states:
-        if state.job.cached:
-            _recorded(state)
+    """Train as many at once as there are places; see `Executor`. Stopped, every run keeps a checkpoint."""
+    states = begin(jobs)
     waiting = deque(state for state in states if state.state == "queued")
     workers: list[_Process | None] = [None] * len(places)
     events: queue.Queue[tuple[_Process, dict[str, Any] | None]] = queue.Queue()
@@ -126,6 +84,8 @@ def execute(
             ended, teller.state = teller.state, None
             if ended is not None and _ended(teller, ended, code, died=event is None, notice=notice):
                 waiting.append(ended)
+            if event is None:
+                _close(teller)
             watch(states)
     finally:
         _stop([worker for worker in workers if worker is not None])
@@ -159,9 +119,10 @@ def _start(settings: dict[str, str], events: queue.Queue[tuple[_Process, dict[st
 
     def listen() -> None:
         assert handle.stdout is not None
-        for line in handle.stdout:
-            if line.endswith("}\n"):  # a killed process may leave its last line torn
-                events.put((worker, json.loads(line)))
+        with handle.stdout:
+            for line in handle.stdout:
+                if line.endswith("}\n"):  # a killed process may leave its last line torn
+                    events.put((worker, json.loads(line)))
         handle.wait()
         events.put((worker, None))
 
@@ -194,23 +155,12 @@ def _follow(worker: _Process, event: dict[str, Any], notice: Callable[[str], Non
         notice(event["text"])
 
 
-def _recorded(state: State) -> bool:
-    """End a job as its record says; False where there is none."""
-    _, record = state.job.experiment.look(state.job.run)
-    if record is None:
-        return False
-    state.record, state.reason = record, record.values["reason"]
-    state.state = "done" if record.status == "ok" else "failed"
-    return True
-
-
 def _ended(worker: _Process, state: State, code: int, died: bool, notice: Callable[[str], None]) -> bool:
     """Take note of how a job ended; True where it must be queued again."""
     if code == BUSY:
-        state.state, state.tries = "queued", state.tries - 1
-        state.busy_until = time.monotonic() + AGAIN
+        state.busy()
         return True
-    if _recorded(state):
+    if state.look():
         return False
     if worker.message and not died:
         state.state, state.reason = "failed", worker.message
@@ -219,15 +169,7 @@ def _ended(worker: _Process, state: State, code: int, died: bool, notice: Callab
     worker.errors.seek(0)
     if last := worker.errors.read().decode(errors="replace").strip().splitlines()[-1:]:
         reason += f": {last[0]}"
-    if state.tries <= RETRIES:
-        notice(f"{state.job.run.label}: {reason}; it is started once more")
-        state.state = "queued"
-        return True
-    state.record = state.job.experiment.give_up(
-        state.job.run, f"its process died {state.tries} times: {reason}"
-    )
-    state.state, state.reason = "failed", state.record.values["reason"]
-    return False
+    return state.died(reason, notice)
 
 
 def _stop(workers: Sequence[_Process]) -> None:
@@ -241,4 +183,12 @@ def _stop(workers: Sequence[_Process]) -> None:
         except subprocess.TimeoutExpired:
             worker.handle.kill()
             worker.handle.wait()
-        worker.errors.close()
+        _close(worker)
+
+
+def _close(worker: _Process) -> None:
+    """Close what led to a worker that has ended."""
+    worker.errors.close()
+    assert worker.handle.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        worker.handle.stdin.close()

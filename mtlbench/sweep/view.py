@@ -15,7 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # torch and its seconds, before the first sign of life
     from mtlbench.sweep.grid import Plan
-    from mtlbench.sweep.local import State
+    from mtlbench.sweep.state import State
 
 REFRESH = 0.25
 SHOWN = 8

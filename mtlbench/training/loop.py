@@ -199,7 +199,7 @@ class _Loop:
         if not ranks.first:  # dropout masks must differ
             seed_everything(derive(run.seed, "training", "process", ranks.rank))
         self.engine = build_engine(run, dataset, self.model, self.weighting, ranks)
-        self.optimizer = build_optimizer(run.protocol, self.model, self.weighting)
+        self.optimizer = build_optimizer(run.settings, self.model, self.weighting)
         self.loader = _Loader(dataset.split("train"), self.names, run, self.weighting.needs.batches, ranks)
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
@@ -253,7 +253,7 @@ class _Loop:
 
     def _epoch(self) -> None:
         progress = self.progress
-        rate = learning_rate(self.run.protocol, progress.epoch)
+        rate = learning_rate(self.run.settings, progress.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()

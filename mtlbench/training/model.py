@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtlbench.config import Tuning
 from mtlbench.contracts import Architecture, Dataset, Encoder, Features, Task, Weighting
 from mtlbench.errors import MtlbenchError, did_you_mean
 from mtlbench.gradients import GradientEngine, Precision
@@ -48,7 +49,7 @@ class Run:
     others follow from output and encoder. probe: on every so-manieth step the task gradients are compared,
     also for a method that has no use for them; 0 for never. It changes what is logged and no result, so it is
     no part of what the run is. sync_bn: batch norm over the samples of all processes; what it changes is in
-    the protocol (``shards``).
+    the protocol (``shards``). tuning: the search that chose its settings, if there was one.
     """
 
     architecture: Choice
@@ -64,6 +65,13 @@ class Run:
     registry: Registry = field(repr=False, compare=False)
     probe: int = field(default=0, compare=False)
     sync_bn: bool = field(default=False, compare=False)
+    tuning: Tuning | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol as it is trained: with the learning rate that was tuned, where one was."""
+        tuned = None if self.tuning is None else self.tuning.lr
+        return self.protocol if tuned is None else self.protocol | {"lr": tuned}
 
     @property
     def name(self) -> str:
