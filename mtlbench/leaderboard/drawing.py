@@ -114,9 +114,7 @@ def pareto(points: Sequence[Point], label: str) -> Markup:
     for tick in _ticks(bottom, ceiling):
         kind = "axis" if tick == 0 else "grid"
         parts.append(f'<line class="{kind}" x1="{left}" y1="{y(tick):.1f}" x2="{right}" y2="{y(tick):.1f}"/>')
-        parts.append(
-            f'<text class="soft" x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:+g} %</text>'
-        )
+        parts.append(_text(left - 6, y(tick) + 4, f"{tick:+g} %" if tick else "0 %", "end"))
     for seconds in _times(10**low, 10**high):
         parts.append(
             f'<line class="grid" x1="{x(seconds):.1f}" y1="{top}" x2="{x(seconds):.1f}" y2="{base}"/>'

@@ -94,7 +94,7 @@ def facts(table: Table) -> str:
         f"batch {protocol['batch_size']}",
         f"{protocol['optimizer']}, learning rate {protocol['lr']:g}",
     ]
-    defaults = {f.name: f.default for f in fields(Protocol)}
+    defaults = {f.name: f.default for f in fields(Protocol)} | {"shards": 1}
     shown = ("epochs", "batch_size", "optimizer", "lr", "selection")
     parts += [
         f"{flag_name(name)} {spell(value)}"

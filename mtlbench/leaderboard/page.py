@@ -34,7 +34,7 @@ def page(board: Board) -> str:
             legend=formats.LEGEND,
             tables=[_table(table) for table in board.tables],
             ranking=_ranking(board),
-            over=f"Ranks over datasets are shown from {BLOCKS} datasets on; here are {len(datasets)}."
+            over=f"Ranks over datasets are shown from {BLOCKS} datasets on (here: {len(datasets)})."
             if datasets
             else "",
             records=board.records,
