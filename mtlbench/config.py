@@ -138,6 +138,15 @@ class RunConfig(Protocol):
         "Batch norm over the samples of all processes that torchrun started; without, each uses its own, and"
         " their number is part of the protocol.",
     )
+    memory: float = option(
+        2.0,
+        "GiB of images and maps up to which a split is held in memory; a larger one is read step by step."
+        " Changes no result.",
+        low=0,
+    )
+    prefetch: int = option(
+        1, "Steps that are read ahead where data is not held in memory. Changes no result.", low=0
+    )
     device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1.")
     baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")
     force: bool = option(False, "Train again although the record is there; the old record stays.")

@@ -114,7 +114,11 @@ class Experiment:
         folder = data_folder(config.data_dir)
         where = (str(data), str(folder))
         known_data = None if loaded is None else loaded.get(where)
-        self.dataset: Dataset = known_data.dataset if known_data else data.build(data_dir=folder)
+        self.dataset: Dataset = (
+            known_data.dataset
+            if known_data
+            else data.build(data_dir=folder, memory=int(config.memory * 2**30))
+        )
         known = [task.name for task in self.dataset.tasks]
         tasks = choose_tasks(self.dataset, config.tasks or known)
         choose_tasks(self.dataset, [*(specs or ()), *heads])  # those that are not trained may be named, too
@@ -137,6 +141,7 @@ class Experiment:
             config.probe,
             config.sync_bn,
             tuning,
+            config.prefetch,
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()

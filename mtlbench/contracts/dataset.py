@@ -43,6 +43,9 @@ class Batch:
 class Split(ABC):
     """Samples that are read by index, a batch at a time."""
 
+    streamed: bool = False
+    """Whether `fetch` reads from a disk, so that it pays to do it while a step is computed."""
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -55,7 +58,8 @@ class Split(ABC):
 class Dataset(ABC):
     """Tasks and their train, val and test splits.
 
-    The constructor may ask for ``data_dir`` (the folder that holds prepared data); its other arguments
+    The constructor may ask for ``data_dir`` (the folder that holds prepared data) and ``memory`` (bytes of a
+    split that it may hold in memory); its other arguments
     are the dataset's parameters. It opens what it needs and raises `MtlbenchError` with one clear line
     where that is missing or broken.
 
@@ -66,7 +70,7 @@ class Dataset(ABC):
     *per-task*, where each task has inputs of its own and `split` returns one `Split` a task.
     """
 
-    context: ClassVar[tuple[str, ...]] = ("data_dir",)
+    context: ClassVar[tuple[str, ...]] = ("data_dir", "memory")
     encoder: ClassVar[str] = "unet"
     """The encoder that is used unless another is asked for."""
 

@@ -163,6 +163,7 @@ class PreparedSplit(Split):
             return (kind if source.ndim > 2 else MemoryRows)(source, 0, length)
 
         self._length, self._reading = length, reading
+        self.streamed = kind is DiskRows
         self._inputs = rows(inputs)
         self._targets = {name: rows(source) for name, source in targets.items()}
 
@@ -315,7 +316,8 @@ class PreparedDataset(Dataset):
         if "declared" in vars(cls) and "tasks" not in vars(cls):
             cls.tasks = make_tasks(cls.declared)
 
-    def __init__(self, data_dir: Path, size: int | None = None) -> None:
+    def __init__(self, data_dir: Path, size: int | None = None, memory: int = MEMORY_BUDGET) -> None:
+        self._memory = memory
         self._file = self._generated(data_dir, size) if self.generated else self._prepared(data_dir, size)
         if any(self.declared.get(task) != found for task, found in self._file.declared.items()):
             raise MtlbenchError(
@@ -333,7 +335,7 @@ class PreparedDataset(Dataset):
     def split(self, name: SplitName) -> Split | Mapping[str, Split]:
         """Return one split; it is read into memory at the first call where it fits."""
         if name not in self._splits:
-            self._splits[name] = self._file.split(name, self.arrays)
+            self._splits[name] = self._file.split(name, self.arrays, self._memory)
         return self._splits[name]
 
     @classmethod

@@ -23,6 +23,7 @@ from mtlbench.gradients import Batches, Step
 from mtlbench.parallel import ALONE, Ranks, synchronise_batch_norm
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training import conflicts
+from mtlbench.training.ahead import ahead
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
 from mtlbench.training.memory import PeakMemory
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
@@ -117,13 +118,23 @@ class _Loader:
             name: torch.split(order(self.run.seed, epoch, len(part), name), self.size)
             for name, part in self.parts.items()
         }
-        for step in range(start, self.steps):
-            drawn = [
-                {name: orders[name][n % self._batches(len(part))] for name, part in self.parts.items()}
-                for n in range(step * self.batches, (step + 1) * self.batches)
-            ]
-            samples = sum(len(indices) for batch in drawn for indices in batch.values())
-            yield [self._fetch(batch) for batch in drawn], samples
+        steps = (self._drawn(step, orders) for step in range(start, self.steps))
+        if not any(part.streamed for part in self.parts.values()):
+            yield from map(self._step, steps)
+        else:
+            yield from ahead(self._step, steps, self.run.prefetch)
+
+    def _drawn(self, step: int, orders: Mapping[str, Sequence[Tensor]]) -> list[dict[str, Tensor]]:
+        """Return which samples the batches of a step are made of."""
+        return [
+            {name: orders[name][n % self._batches(len(part))] for name, part in self.parts.items()}
+            for n in range(step * self.batches, (step + 1) * self.batches)
+        ]
+
+    def _step(self, drawn: Sequence[Mapping[str, Tensor]]) -> tuple[list[list[Batches]], int]:
+        """Return the batches of a step and the samples of all ranks."""
+        samples = sum(len(indices) for batch in drawn for indices in batch.values())
+        return [self._fetch(batch) for batch in drawn], samples
 
     def _fetch(self, drawn: Mapping[str, Tensor]) -> list[Batches]:
         """Return this rank's share of every micro-batch."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from mtlbench.data.hdf5 import MEMORY_BUDGET
 from mtlbench.data.prepared import Declared, PreparedDataset, Row
 from mtlbench.errors import MtlbenchError
 from mtlbench.tasks import depth, segmentation
@@ -53,8 +54,14 @@ class Cityscapes(PreparedDataset):
         "unpack it; DIR is the folder that holds train/ and val/ with image/, label_7/ and depth/."
     )
 
-    def __init__(self, data_dir: Path, size: int | None = None, classes: Literal[7, 19] = 7) -> None:
-        super().__init__(data_dir, size)
+    def __init__(
+        self,
+        data_dir: Path,
+        size: int | None = None,
+        classes: Literal[7, 19] = 7,
+        memory: int = MEMORY_BUDGET,
+    ) -> None:
+        super().__init__(data_dir, size, memory)
         labels = f"segmentation_{classes}"
         if labels not in self.arrays:
             raise MtlbenchError(

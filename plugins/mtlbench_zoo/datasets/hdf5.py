@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtlbench.contracts import Dataset, Split, SplitName
+from mtlbench.data.hdf5 import MEMORY_BUDGET
 from mtlbench.data.prepared import PreparedFile
 from mtlbench.errors import MtlbenchError
 from mtlbench.tasks import may_lack
@@ -21,7 +22,8 @@ class Hdf5(Dataset):
 
     licence = "your own data"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, memory: int = MEMORY_BUDGET) -> None:
+        self._memory = memory
         if not Path(path).is_file():
             raise MtlbenchError(f"hdf5: parameter 'path': there is no file '{path}'")
         self._file = PreparedFile(Path(path), "see docs/data-schema.md for the layout")
@@ -34,5 +36,5 @@ class Hdf5(Dataset):
     def split(self, name: SplitName) -> Split | Mapping[str, Split]:
         """Return one split; it is read into memory at the first call where it fits."""
         if name not in self._splits:
-            self._splits[name] = self._file.split(name)
+            self._splits[name] = self._file.split(name, budget=self._memory)
         return self._splits[name]

@@ -14,7 +14,7 @@ from torch import Tensor
 from mtlbench.atomic import exclusive, scratch, translated
 from mtlbench.contracts import SPLITS, Batch, Dataset, Split, SplitName, Task
 from mtlbench.data.download import download, unpack
-from mtlbench.data.hdf5 import MEMORY_BUDGET
+from mtlbench.data.hdf5 import MEMORY_BUDGET, DiskRows
 from mtlbench.data.photos import check_size
 from mtlbench.data.progress import progress
 from mtlbench.errors import MtlbenchError
@@ -47,6 +47,7 @@ class PetsSplit(Split):
 
     def __init__(self, file: PetsFile | InPlace, name: SplitName, budget: int = MEMORY_BUDGET) -> None:
         self._images, self._masks, rows = file.rows(name, budget)
+        self.streamed = isinstance(self._images, DiskRows)
         self._boxes = torch.from_numpy(file.boxes[rows])
         self._labels = torch.from_numpy(file.labels[rows])
 
@@ -99,7 +100,9 @@ class Pets(Dataset):
         size: int | None = None,
         target: Literal["segmentation", "classification", "bbox"] | None = None,
         path: str | None = None,
+        memory: int = MEMORY_BUDGET,
     ) -> None:
+        self._memory = memory
         self.tasks = tuple(replace(task, auxiliary=target not in (None, task.name)) for task in self.tasks)
         self._splits: dict[SplitName, PetsSplit] = {}
         self._file: PetsFile | InPlace
@@ -161,7 +164,7 @@ class Pets(Dataset):
     def split(self, name: SplitName) -> PetsSplit:
         """Return one split; its images are read into memory at the first call where they fit."""
         if name not in self._splits:
-            self._splits[name] = PetsSplit(self._file, name)
+            self._splits[name] = PetsSplit(self._file, name, self._memory)
         return self._splits[name]
 
     @classmethod
