@@ -112,7 +112,15 @@ class RunConfig(Protocol):
         "  [default: what suits output and encoder]",
     )
     tasks: tuple[str, ...] | None = option(
-        None, "Train these tasks only, separated by commas.  [default: all]"
+        None, "Train these tasks only, separated by commas; those of --aux too.  [default: all]"
+    )
+    aux: tuple[str, ...] = option(
+        (),
+        "Auxiliary tasks, derived from the image: specs separated by commas, such as reconstruction,edges."
+        " What they do to the input is done in this order.",
+    )
+    score_aux: bool = option(
+        False, "Let the tasks of --aux count like others: baselines, selection and Δ-MTL include them."
     )
     grad: Literal["parameters", "features"] = option(
         "parameters", "What gradient weightings differentiate by: shared parameters or shared features."

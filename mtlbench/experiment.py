@@ -20,6 +20,7 @@ import torch
 import mtlbench
 from mtlbench.config import BASELINE, RunConfig, Tuning
 from mtlbench.contracts import Dataset, Encoder, Task, Weighting
+from mtlbench.data.auxiliary import with_auxiliary
 from mtlbench.data.folder import data_folder
 from mtlbench.data.verify import verify
 from mtlbench.errors import Busy, Interrupted, MtlbenchError, RunFailedError
@@ -78,7 +79,8 @@ class Loaded:
 class Experiment:
     """Everything that ``mtlbench run`` was asked for, checked before anything is trained.
 
-    loaded: datasets by spec and folder that are read already; the experiment's own is added to it.
+    loaded: datasets by specs (auxiliary tasks included) and folder that are read already; the
+    experiment's own is added to it.
     """
 
     def __init__(
@@ -106,18 +108,25 @@ class Experiment:
         encoders = {task: registry.choose("encoders", spec) for task, spec in (specs or {"": asked}).items()}
         heads = _heads(config.head)
         tuning = None if config.tuning is None else Tuning.parse(config.tuning)
+        auxiliary = tuple(registry.choose("auxiliary", spec) for spec in config.aux)
+        if config.score_aux and not auxiliary:
+            raise MtlbenchError("--score-aux: there is no auxiliary task; name some with --aux")
         self.single = (
             registry.choose("architectures", BASELINE[0]),
             registry.choose("weightings", BASELINE[1]),
         )
         self.store.check()
         folder = data_folder(config.data_dir)
-        where = (str(data), str(folder))
+        where = (", ".join(map(str, (data, *auxiliary, config.score_aux))), str(folder))
         known_data = None if loaded is None else loaded.get(where)
         self.dataset: Dataset = (
             known_data.dataset
             if known_data
-            else data.build(data_dir=folder, memory=int(config.memory * 2**30))
+            else with_auxiliary(
+                data.build(data_dir=folder, memory=int(config.memory * 2**30)),
+                [choice.build() for choice in auxiliary],
+                config.score_aux,
+            )
         )
         known = [task.name for task in self.dataset.tasks]
         tasks = choose_tasks(self.dataset, config.tasks or known)
@@ -142,6 +151,7 @@ class Experiment:
             config.sync_bn,
             tuning,
             config.prefetch,
+            auxiliary,
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()
@@ -431,6 +441,7 @@ class Experiment:
                 **{kind: named(choice) for kind, choice in parts.items()},
                 "encoder": one_or_each({task: named(choice) for task, choice in encoders.items()}),
                 "heads": {task: vars(head) for task, head in run.heads.items()},
+                "auxiliary": [named(choice) for choice in run.auxiliary],
                 "tasks": list(run.tasks),
                 "grad": run.grad,
                 "scale": run.scale,
@@ -449,6 +460,7 @@ class Experiment:
                 "core": self._core,
                 **{kind: code(choice) for kind, choice in parts.items()},
                 "encoder": one_or_each({task: code(choice) for task, choice in encoders.items()}),
+                "auxiliary": [code(choice) for choice in run.auxiliary],
             },
         }
 

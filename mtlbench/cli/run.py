@@ -61,7 +61,9 @@ def options(without: Collection[str] = ()) -> list[click.Option]:
         elif setting.name in ("results", "data_dir"):
             extra |= {"type": click.Path(path_type=Path), "metavar": "DIR"}
         else:
-            extra["metavar"] = {"seeds": "LIST", "tasks": "LIST", "device": "NAME"}.get(setting.name, "SPEC")
+            extra["metavar"] = {"seeds": "LIST", "tasks": "LIST", "aux": "LIST", "device": "NAME"}.get(
+                setting.name, "SPEC"
+            )
         if setting.name == "seeds":
             names.insert(0, "--seed")
         default = setting.default

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtlbench.config import BASELINE
 from mtlbench.contracts import Dataset, Task
+from mtlbench.data.auxiliary import with_auxiliary
 from mtlbench.data.folder import data_folder
 from mtlbench.errors import MtlbenchError
 from mtlbench.experiment import CORE, code_digest
@@ -104,6 +105,7 @@ def rebuild(record: Record, store: Store, registry: Registry, data_dir: Path | N
     data = _choose(registry, "datasets", spec["dataset"])
     architecture = _choose(registry, "architectures", spec["architecture"])
     encoders = _by_task(spec["encoder"], spec["tasks"])
+    auxiliary = tuple(_choose(registry, "auxiliary", named) for named in spec.get("auxiliary", ()))
     run = Run(
         architecture,
         _choose(registry, "weightings", spec["weighting"]),
@@ -116,8 +118,11 @@ def rebuild(record: Record, store: Store, registry: Registry, data_dir: Path | N
         spec["seed"],
         values["protocol"] | {"compile": False},  # for a look or two it is not worth its time
         registry,
+        auxiliary=auxiliary,
     )
-    dataset: Dataset = data.build(data_dir=data_folder(data_dir))
+    dataset: Dataset = with_auxiliary(
+        data.build(data_dir=data_folder(data_dir)), [choice.build() for choice in auxiliary]
+    )
     fingerprint = dataset.fingerprint()
     if fingerprint != values["data"]["fingerprint"]:
         raise MtlbenchError(
@@ -153,11 +158,16 @@ def _changes(code: Mapping[str, Any], run: Run) -> list[str]:
         f"architecture '{run.architecture}'": code["architecture"]["source"],
         f"dataset '{run.dataset}'": code["dataset"]["source"],
     } | {f"encoder '{run.encoders[task]}'": found["source"] for task, found in encoders.items()}
+    then |= {
+        f"auxiliary task '{choice}'": found["source"]
+        for choice, found in zip(run.auxiliary, code.get("auxiliary", ()), strict=True)
+    }
     now = {
         "the core": code_digest(*CORE),
         f"architecture '{run.architecture}'": code_digest(run.architecture.plugin.module),
         f"dataset '{run.dataset}'": code_digest(run.dataset.plugin.module),
     } | {f"encoder '{choice}'": code_digest(choice.plugin.module) for choice in run.encoders.values()}
+    now |= {f"auxiliary task '{choice}'": code_digest(choice.plugin.module) for choice in run.auxiliary}
     changed = [name for name, digest in now.items() if then[name] != digest]
     if not changed:
         return []

@@ -3,7 +3,7 @@
 from mtlbench.metrics.angles import angle_mean, angle_median, angle_within
 from mtlbench.metrics.boxes import box_iou, box_l2
 from mtlbench.metrics.classes import accuracy, dice, f1, iou, pixel_accuracy
-from mtlbench.metrics.errors import abs_error, mae, mse, rel_error, rmse
+from mtlbench.metrics.errors import abs_error, mae, mse, psnr, rel_error, rmse
 
 __all__ = [
     "abs_error",
@@ -19,6 +19,7 @@ __all__ = [
     "mae",
     "mse",
     "pixel_accuracy",
+    "psnr",
     "rel_error",
     "rmse",
 ]

@@ -69,6 +69,10 @@ def _root_times(factor: float, mean: Tensor) -> Tensor:
     return mean.sqrt() * factor
 
 
+def _decibels(mean: Tensor) -> Tensor:
+    return -10 * mean.clamp(min=1e-12).log10()
+
+
 def _metric(name: str, error: Error, finish: Callable[[Tensor], Tensor], unit: str) -> Metric:
     make = partial(MeanError, error, finish)
     return Metric(name, make, higher_is_better=False, unit=unit, state=error.__name__)
@@ -92,6 +96,15 @@ def mae(unit: str = "1", scale: float = 1.0) -> Metric:
 def mse() -> Metric:
     """Mean squared error."""
     return _metric("mse", _squared, partial(_times, 1.0), "1")
+
+
+def psnr() -> Metric:
+    """Peak signal-to-noise ratio 10 log10(1 / MSE) of values in 0..1, in dB; at most 120.
+
+    Of the mean squared error of the whole split, and no mean over images, so that it says the same as `mse`.
+    """
+    make = partial(MeanError, _squared, _decibels)
+    return Metric("psnr", make, higher_is_better=True, unit="dB", state=_squared.__name__)
 
 
 def rmse(unit: str = "1", scale: float = 1.0) -> Metric:

@@ -41,10 +41,11 @@ def comparability_key(record: Mapping[str, Any]) -> str:
     """Return the hash of what two runs must have in common to stand in one table.
 
     Data (fingerprint and split sizes), protocol (with the selection rule), and the metrics' versions and
-    units are in it; architecture, weighting, encoder, seed and code are what a table compares.
+    units are in it, and which tasks are auxiliary, since those do not select; architecture, weighting,
+    encoder, seed and code are what a table compares.
     """
     metrics = {
-        task: {name: [found["version"], found["unit"]] for name, found in scores.items()}
+        task: {name: [found["version"], found["unit"], found["auxiliary"]] for name, found in scores.items()}
         for task, scores in record["data"]["metrics"].items()
     }
     data = {key: record["data"][key] for key in ("fingerprint", "counts")}

@@ -11,6 +11,7 @@ Every check is a plain assertion; its message says what was expected of the plug
 """
 
 from mtlbench.testing.architecture import check_architecture
+from mtlbench.testing.auxiliary import check_auxiliary
 from mtlbench.testing.dataset import check_dataset
 from mtlbench.testing.encoder import check_encoder
 from mtlbench.testing.matrices import Matrix, matrix_zoo
@@ -21,6 +22,7 @@ __all__ = [
     "Matrix",
     "TinyEncoder",
     "check_architecture",
+    "check_auxiliary",
     "check_dataset",
     "check_encoder",
     "check_weighting",

@@ -50,7 +50,8 @@ class Run:
     also for a method that has no use for them; 0 for never. It changes what is logged and no result, so it is
     no part of what the run is. sync_bn: batch norm over the samples of all processes; what it changes is in
     the protocol (``shards``). tuning: the search that chose its settings, if there was one. prefetch: steps
-    that are read ahead where data is streamed.
+    that are read ahead where data is streamed. auxiliary: what the
+    dataset was given besides, in this order.
     """
 
     architecture: Choice
@@ -68,6 +69,7 @@ class Run:
     sync_bn: bool = field(default=False, compare=False)
     tuning: Tuning | None = None
     prefetch: int = field(default=1, compare=False)
+    auxiliary: tuple[Choice, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The auxiliary that ship with mtlbench: one method, one file."""
+"""The auxiliary tasks that ship with mtlbench: one task, one file."""
