@@ -289,6 +289,7 @@ def test_mmoe_refuses_what_cannot_be() -> None:
         ([4], r"share_at must name stages of the encoder, found 4; it has the stages 1 to 3"),
         (["stage0"], "found 'stage0'"),
         ([], "share_at must be a list of one stage or more"),
+        ([3, "last"], r"share_at=\[3, 'last'\] names one stage twice in an encoder of 3 stages"),
     ):
         with pytest.raises(MtlbenchError, match=message):
             MMoE(conv, (A, B), share_at=share_at)
@@ -296,7 +297,9 @@ def test_mmoe_refuses_what_cannot_be() -> None:
         MtlbenchError, match="number of tasks with experts=per-task must be at least 2, found 1"
     ):
         MMoE(conv, (A,), experts="per-task")
-    with pytest.raises(MtlbenchError, match=r"share_at=\[2, 'last'\] names one stage twice in some encoders"):
+    with pytest.raises(
+        MtlbenchError, match=r"share_at=\[2, 'last'\] names one stage twice in an encoder of 2 stages"
+    ):
         MMoE(mixed, (A, B), experts="per-task", share_at=[2, "last"])
 
 

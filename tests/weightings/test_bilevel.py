@@ -231,6 +231,7 @@ def test_tasks_without_a_label_rest(cls) -> None:
         (AutoLambda, {"init": 0.0}, "auto-lambda: init must be a finite number > 0, got 0"),
         (AutoLambda, {"learning_rate": math.nan}, "auto-lambda: learning_rate must be"),
         (AutoLambda, {"primary": ["tsk1"]}, "auto-lambda: .*no task 'tsk1'. Did you mean 'task1'"),
+        (AutoLambda, {"primary": []}, "auto-lambda: primary must name one task or more"),
         (MOML, {"inner_lr": 0.0}, "moml: inner_lr must be a finite number > 0, or None, got 0"),
         (MOML, {"learning_rate": -1.0}, "moml: learning_rate must be"),
         (FORUM, {"rho": -0.1}, "forum: rho must be a finite number >= 0"),

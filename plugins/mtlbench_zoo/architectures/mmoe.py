@@ -184,11 +184,6 @@ class _PerTask(nn.Module):
         made = [encoder(name) for name in names]
         self.shapes = [expert.shape for expert in made]
         self.points = [_points(share_at, len(expert.stages)) for expert in made]
-        if len({len(points) for points in self.points}) > 1:
-            raise MtlbenchError(
-                f"architecture 'mmoe': share_at={list(share_at)} names one stage twice in some encoders, "
-                "since their numbers of stages differ; leave one of the two out"
-            )
         mixers = [_Mixer(made, stages, gate) for stages in zip(*self.points, strict=True)]
         self.before = _Before(
             [expert.stages[: points[-1] + 1] for expert, points in zip(made, self.points, strict=True)],
@@ -260,4 +255,10 @@ def _points(share_at: Sequence[int | str], stages: int) -> list[int]:
                 f"stages 1 to {stages}"
             )
     require("mmoe", "share_at", "a list of one stage or more", bool(share_at), list(share_at))
-    return sorted({known[str(named)] for named in share_at})
+    points = sorted(known[str(named)] for named in share_at)
+    if len(set(points)) < len(points):
+        raise MtlbenchError(
+            f"architecture 'mmoe': share_at={list(share_at)} names one stage twice in an encoder of {stages} "
+            "stages; leave one of the two out"
+        )
+    return points

@@ -66,6 +66,8 @@ class AutoLambda(Weighting):
             if name not in names:
                 near = did_you_mean(name, names)
                 raise MtlbenchError(f"auto-lambda: no task '{name}'.{near} Tasks: {', '.join(names)}")
+        if primary is not None and not primary:
+            raise MtlbenchError("auto-lambda: primary must name one task or more, got []")
         if primary is None:
             primary = [task.name for task in tasks if not task.auxiliary] or names
         self.primary = torch.tensor([float(name in primary) for name in names], dtype=torch.float64)
