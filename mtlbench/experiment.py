@@ -230,6 +230,10 @@ class Experiment:
         record = self._record(run, run_id(identity), identity, outcome)
         return self.store.add(record, Cost(0.0, 0.0, 0.0, describe_device(self.device), _now()))
 
+    def keep(self, record: Record, cost: Cost | None) -> None:
+        """Keep the record of a run that was trained elsewhere."""
+        self.store.add(record, cost or Cost(0.0, 0.0, 0.0, "unknown", _now()))
+
     def execute(self, watcher: Watcher, stopped: Callable[[], bool], wait: bool = True) -> list[Result]:
         """Train what the store lacks, baselines first, and return one result a seed.
 

@@ -18,22 +18,42 @@ if TYPE_CHECKING:
 WITHOUT = ("force", "resume", "quiet", "json", "save_model", "tuning")
 """Settings of a single run that commands for many have no use for."""
 
+PLACE = ("executor", "jobs", "address", "cpus_per_run", "gpus_per_run")
+"""What `executor_options` adds and `choose_executor` takes."""
+
 
 def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what says where runs are trained."""
-    for add in reversed(
-        (
-            click.option(
-                "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Runs at once.  [default: 1]"
-            ),
-        )
+    number, share = click.IntRange(1), click.FloatRange(0)
+    for add in (
+        click.option("--gpus-per-run", type=share, default=0.0, metavar="X", help="With ray.  [default: 0]"),
+        click.option("--cpus-per-run", type=number, default=1, metavar="N", help="With ray.  [default: 1]"),
+        click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: one of its own]"),
+        click.option(
+            "--executor", type=click.Choice(["local", "ray"]), default="local", help="Who trains the runs."
+        ),
+        click.option(
+            "--jobs", type=number, default=1, metavar="N", help="Runs at once, with local.  [default: 1]"
+        ),
     ):
         command = add(command)
     return command
 
 
-def choose_executor(config: RunConfig, jobs: int) -> Executor:
+def choose_executor(
+    config: RunConfig, executor: str, jobs: int, address: str | None, cpus_per_run: int, gpus_per_run: float
+) -> Executor:
     """Return the executor that the options name."""
+    if executor == "ray":
+        from mtlbench.errors import MtlbenchError
+
+        try:
+            from mtlbench.sweep import ray
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise MtlbenchError("'--executor ray' needs Ray: pip install 'mtlbench[ray]'") from None
+        return partial(ray.execute, address=address, cpus=cpus_per_run, gpus=gpus_per_run)
     import os
 
     import torch
@@ -49,7 +69,7 @@ def choose_executor(config: RunConfig, jobs: int) -> Executor:
 @executor_options
 @click.option("--dry-run", is_flag=True, help="Only count the runs and estimate the hours.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the result.")
-def sweep(grid: Path | None, jobs: int, dry_run: bool, quiet: bool, **flags: Any) -> None:
+def sweep(grid: Path | None, dry_run: bool, quiet: bool, **flags: Any) -> None:
     """Train every combination of architectures, weightings, datasets and seeds.
 
     --arch, --weight, --data and --encoder take several specs, separated by commas. GRID is a TOML file with
@@ -60,6 +80,7 @@ def sweep(grid: Path | None, jobs: int, dry_run: bool, quiet: bool, **flags: Any
     from mtlbench.sweep.view import view as open_view
 
     flags |= {name: flags[name] or None for name in ("plugin", "head")}
+    place = {name: flags.pop(name) for name in PLACE}
     configs = read(grid, flags)
     prepare_environment()
     with open_view(quiet) as view, stop_signal() as stop:
@@ -70,9 +91,9 @@ def sweep(grid: Path | None, jobs: int, dry_run: bool, quiet: bool, **flags: Any
         if dry_run:
             from mtlbench.sweep.estimate import estimate
 
-            click.echo(estimate(found, jobs))
+            click.echo(estimate(found, place["jobs"]))
             return
-        execute = choose_executor(configs[0], jobs)
+        execute = choose_executor(configs[0], **place)
         states = execute(found.jobs, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
     answer(configs[0].results, states)
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mtlbench.cli.run import RunCommand, options, prepare_environment, stop_signal
-from mtlbench.cli.sweep import WITHOUT, answer, choose_executor, executor_options
+from mtlbench.cli.sweep import PLACE, WITHOUT, answer, choose_executor, executor_options
 
 
 @click.command(cls=RunCommand, params=options(without=WITHOUT))
@@ -16,7 +16,7 @@ from mtlbench.cli.sweep import WITHOUT, answer, choose_executor, executor_option
 @click.option("--with-lr", is_flag=True, help="Search the learning rate of 'fixed', too.")
 @executor_options
 @click.option("--quiet", is_flag=True, help="Print nothing but the result.")
-def tune(trials: int, with_lr: bool, quiet: bool, jobs: int, **flags: Any) -> None:
+def tune(trials: int, with_lr: bool, quiet: bool, **flags: Any) -> None:
     """Search the task weights of 'fixed', or the learning rate of another weighting, on validation.
 
     The best of N trials is trained with all seeds and enters the leaderboard as a row that says how many
@@ -28,6 +28,7 @@ def tune(trials: int, with_lr: bool, quiet: bool, jobs: int, **flags: Any) -> No
     from mtlbench.sweep.view import view as open_view
 
     flags |= {name: flags[name] or None for name in ("plugin", "head")}
+    place = {name: flags.pop(name) for name in PLACE}
     configs = read(None, {**flags, "weight": flags["weight"] or "fixed"})
     prepare_environment()
     with open_view(quiet) as view, stop_signal() as stop:
@@ -41,7 +42,7 @@ def tune(trials: int, with_lr: bool, quiet: bool, jobs: int, **flags: Any) -> No
             raise MtlbenchError("'mtlbench tune' needs Optuna: pip install 'mtlbench[tune]'") from None
 
         registry = Registry(configs[0].plugin)
-        execute = choose_executor(configs[0], jobs)
+        execute = choose_executor(configs[0], **place)
         train = partial(execute, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
         tuned = [search(config, trials, with_lr, registry, train, view.notice) for config in configs]
         found = plan(tuned, registry, view.planning)

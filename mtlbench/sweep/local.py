@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from mtlbench.errors import Interrupted
 from mtlbench.sweep.grid import Job
-from mtlbench.sweep.state import State, begin
+from mtlbench.sweep.state import State, begin, take
 from mtlbench.sweep.worker import BUSY, dump
 
 
@@ -67,7 +67,7 @@ def execute(
             if stopped():
                 raise Interrupted("the sweep was stopped; the same command goes on where it was")
             for place, worker in enumerate(workers):
-                if (worker is None or worker.state is None) and (job := _next(waiting)) is not None:
+                if (worker is None or worker.state is None) and (job := take(waiting)) is not None:
                     workers[place] = worker = worker or _start(places[place], events)
                     _give(worker, job)
             try:
@@ -91,16 +91,6 @@ def execute(
         _stop([worker for worker in workers if worker is not None])
     watch(states)
     return states
-
-
-def _next(waiting: deque[State]) -> State | None:
-    """Take the next job that another process does not hold; None where there is none now."""
-    for _ in range(len(waiting)):
-        state = waiting.popleft()
-        if state.busy_until <= time.monotonic():
-            return state
-        waiting.append(state)
-    return None
 
 
 def _start(settings: dict[str, str], events: queue.Queue[tuple[_Process, dict[str, Any] | None]]) -> _Process:

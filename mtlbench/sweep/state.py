@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -60,9 +61,9 @@ class State:
         self.state, self.tries = "queued", self.tries - 1
         self.busy_until = time.monotonic() + AGAIN
 
-    def died(self, reason: str, notice: Callable[[str], None]) -> bool:
+    def died(self, reason: str, notice: Callable[[str], None], retries: int = RETRIES) -> bool:
         """Take note that the process of a job died; True where it is queued once more."""
-        if self.tries <= RETRIES:
+        if self.tries <= retries:
             notice(f"{self.job.run.label}: {reason}; it is started once more")
             self.state = "queued"
             return True
@@ -97,3 +98,13 @@ def begin(jobs: Sequence[Job]) -> list[State]:
         if state.job.cached:
             state.look()
     return states
+
+
+def take(waiting: deque[State]) -> State | None:
+    """Take the next job that another process does not hold; None where there is none now."""
+    for _ in range(len(waiting)):
+        state = waiting.popleft()
+        if state.busy_until <= time.monotonic():
+            return state
+        waiting.append(state)
+    return None
