@@ -60,8 +60,11 @@ def versus(scores: Sequence[Mapping[int, float]], reference: int) -> list[Versus
         if size < 2:
             continue
         table = np.array([differences[index] for index in members])
+        # A t statistic has no unit: in units of the largest difference, squares neither under- nor overflow.
+        largest = np.abs(table).max(axis=1, keepdims=True)
+        table = np.divide(table, largest, out=np.zeros_like(table), where=largest > 0)
         # One difference at every seed leaves no spread to compare it with: then it is zero, or beyond doubt.
-        flat = np.ptp(table, axis=1) <= 1e-12 * np.abs(table).max(axis=1)
+        flat = np.ptp(table, axis=1) <= 1e-12
         with np.errstate(invalid="ignore", divide="ignore"):
             p = np.where(flat, np.where(table[:, 0] == 0, 1.0, 0.0), 1.0)
             if not flat.all():

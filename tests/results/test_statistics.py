@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -56,6 +56,8 @@ def test_differences_without_spread_are_zero_or_beyond_doubt() -> None:
     assert found[2].p == 0.0
 
 
+@example([[0.0, 0.0, 7.7e-294], [0.0, 7.7e-294, 0.0]])
+@example([[0.0, 0.0, 5e-324], [0.0, 5e-324, 5e-324]])
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3), min_size=2, max_size=6))
 def test_p_lies_in_0_1_and_grows_by_correction(rows: list[list[float]]) -> None:
     scores = [dict(enumerate(row)) for row in rows]
