@@ -95,6 +95,7 @@ def sweep(grid: Path | None, dry_run: bool, quiet: bool, **flags: Any) -> None:
             return
         execute = choose_executor(configs[0], **place)
         states = execute(found.jobs, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
+        found.experiments[0].store.tidy()
     answer(configs[0].results, states)
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from mtlbench.atomic import claimed, create, translated
+from mtlbench.atomic import claimed, create, remove_abandoned, translated
 from mtlbench.errors import MtlbenchError
 from mtlbench.results.record import Cost, Record
 
@@ -60,6 +60,11 @@ class Store:
     def records(self) -> Iterator[Record]:
         """Yield every record, in the order of their paths."""
         yield from map(self.read, self.paths())
+
+    def tidy(self) -> None:
+        """Remove the temporary files that killed writers left; those of living ones stay."""
+        for path in self.root.rglob(".*.tmp"):
+            remove_abandoned(path)
 
     def paths(self) -> list[Path]:
         """Return the files of all records, sorted."""
