@@ -130,7 +130,15 @@ class Experiment:
         )
         known = [task.name for task in self.dataset.tasks]
         tasks = choose_tasks(self.dataset, config.tasks or known)
-        choose_tasks(self.dataset, [*(specs or ()), *heads])  # those that are not trained may be named, too
+        chosen = {t.name: _chosen(heads[t.name], t) for t in choose_tasks(self.dataset, [*heads])}
+        choose_tasks(self.dataset, [*(specs or ())])
+        trained = [task.name for task in tasks]
+        self._unused = [
+            f"{flag} {task}={spec} has no effect: --tasks leaves '{task}' out"
+            for flag, given in (("--encoder", specs or {}), ("--head", heads))
+            for task, spec in given.items()
+            if task not in trained
+        ]
         for task in tasks:
             if specs and task.name not in specs:
                 raise MtlbenchError(f"--encoder {asked!r} names no encoder for the task '{task.name}'")
@@ -138,9 +146,9 @@ class Experiment:
             architecture,
             weighting,
             {task.name: encoders[task.name if specs else ""] for task in tasks},
-            {task.name: _chosen(heads[task.name], task) for task in tasks if task.name in heads},
+            {name: chosen[name] for name in trained if name in chosen},
             data,
-            tuple(task.name for task in tasks),
+            tuple(trained),
             config.grad,
             config.scale,
             config.seeds[0],
@@ -240,7 +248,7 @@ class Experiment:
         wait: whether to wait for a run that another process trains; otherwise `Busy` is raised.
         """
         self._wait = wait
-        for line in filter(None, (self.dataset.notice, *self._oddities)):
+        for line in filter(None, (self.dataset.notice, *self._unused, *self._oddities)):
             watcher.notice(line)
         return [self._seed(seed, watcher, stopped) for seed in self.config.seeds]
 

@@ -169,10 +169,13 @@ class Choice:
             takes.update(self.cls.context)  # they go on to the constructor of the contract
         given = {key: value for key, value in context.items() if key in takes}
         try:
-            return self.cls(**given, **self.parameters)
+            built = self.cls(**given, **self.parameters)
         except (TypeError, ValueError) as exc:
             what = KINDS[self.plugin.kind].singular
             raise MtlbenchError(f"{what} {str(self)!r}: {' '.join(str(exc).split())}") from exc
+        if "called" in vars(built):
+            built.called = self.plugin.name
+        return built
 
 
 class Registry:

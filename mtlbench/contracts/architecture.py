@@ -59,9 +59,12 @@ class Architecture(nn.Module, ABC):
     cost: ClassVar[str] = ""
     shares_features: ClassVar[bool] = False
     """Whether `Features.shared` is given, so that gradients may be taken with respect to features."""
+    called: str
+    """What messages call it: the plugin's name where it was chosen by that, else the class's."""
 
     def __init__(self, encoder: EncoderFactory, tasks: Sequence[Task]) -> None:
         super().__init__()
+        self.called = type(self).__name__
         self.task_names = tuple(task.name for task in tasks)
 
     @abstractmethod

@@ -113,11 +113,14 @@ class Weighting(nn.Module, ABC):
     active: Tensor
     head_weights: Tensor
     """``[T]``, where `heads` is ``"own"``: what each head's gradient is multiplied by. Set by ``forward``."""
+    called: str
+    """What messages call it: the plugin's name where it was chosen by that, else the class's."""
     eps: float = 2.0**-23
     """The relative rounding error of the gradients: that of the parameters' dtype. The engine sets it."""
 
     def __init__(self, tasks: Sequence[Task] = ()) -> None:
         super().__init__()
+        self.called = type(self).__name__
         self.active = torch.arange(len(tasks))
         self.generator = torch.Generator()
 

@@ -124,7 +124,7 @@ class GradientEngine:
         self.architecture, self.heads, self.weighting = architecture, heads, weighting
         self.tasks = {task.name: task for task in tasks}
         self.space, self.per_task, self.scale = space, per_task, scale
-        method, sharing = type(weighting).__name__, type(architecture).__name__
+        method, sharing = weighting.called, architecture.called
         if scale != "published" and weighting.needs is Need.JACOBIAN:
             raise MtlbenchError(
                 f"--scale {scale}: {method} gives an update and no weights; leave --scale out"
@@ -318,7 +318,7 @@ class GradientEngine:
             losses = sums[:-1].to(losses.dtype)
             penalty = None if penalty is None else sums[-1].to(penalty.dtype)
         if penalty is not None and not penalty.isfinite():
-            raise RunFailedError(f"the penalty of {type(self.architecture).__name__} is not finite")
+            raise RunFailedError(f"the penalty of {self.architecture.called} is not finite")
         return losses, penalty
 
     # ---- one step ------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class GradientEngine:
         """
         needs = self.weighting.needs
         if len(others) != needs.batches - 1:
-            method = type(self.weighting).__name__
+            method = self.weighting.called
             raise MtlbenchError(
                 f"{method}: a step takes {needs.batches} independent batches, found {len(others) + 1}"
             )
@@ -516,7 +516,7 @@ class GradientEngine:
 
     def _given(self, result: Any, *shapes: torch.Size) -> Tensor:
         """Check what the weighting gave: its type and shape (a bug), and that it is finite (a failed run)."""
-        method = type(self.weighting).__name__
+        method = self.weighting.called
         if not isinstance(result, Tensor) or result.shape not in shapes:
             found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
             rule = " or ".join(str(list(shape)) for shape in shapes)
@@ -711,7 +711,7 @@ class GradientEngine:
             return self._step(losses, penalty, skipped=True)
         weights = self._given(result, torch.Size([count]), torch.Size([2, count]))
         if weights.dim() == 2 and self.scale != "published":
-            method = type(self.weighting).__name__
+            method = self.weighting.called
             raise MtlbenchError(f"--scale {self.scale}: {method} weighs two batches; leave --scale out")
         weights = self._rescale(weights).view(-1, count)
         chosen = rows if len(weights) == 1 else [*rows, *ahead.held_rows]

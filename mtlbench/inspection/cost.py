@@ -117,7 +117,10 @@ def _build(choice: Choice, backbone: Choice, tasks: Sequence[Task]) -> MultiTask
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         architecture: Architecture = choice.build(encoder=encoder, tasks=tasks)
-        heads = {task.name: build_head(task.output, architecture.shape(task.name)) for task in tasks}
+        try:
+            heads = {task.name: build_head(task.output, architecture.shape(task.name)) for task in tasks}
+        except MtlbenchError as error:
+            raise MtlbenchError(f"encoder '{backbone}': {error}") from None
     return MultiTaskModel(architecture, nn.ModuleDict(heads))
 
 

@@ -16,6 +16,7 @@ from mtlbench.errors import MtlbenchError
 from mtlbench.heads import build_head
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
 from mtlbench_zoo.architectures._parts import mix_levels, run
+from mtlbench_zoo.architectures.adashare import AdaShare
 from mtlbench_zoo.architectures.cgc import CGC
 from mtlbench_zoo.architectures.cross_stitch import CrossStitch
 from mtlbench_zoo.architectures.dselect_k import DSelectK
@@ -59,6 +60,7 @@ MAKES: dict[str, Make] = {
     "dselect-k": DSelectK,
     "dselect-k-static": partial(DSelectK, experts=3, gating="static"),
     "ltb": LTB,
+    "adashare": AdaShare,
 }
 ONE_TASK_REFUSED = ("mmoe-per-task", "mmoe-per-task-early")
 every_architecture = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
@@ -105,7 +107,7 @@ def test_pyramids_have_the_stated_shape(make: Make, count: int) -> None:
         for stage, channels, stride in zip(pyramid, shape.channels, shape.strides, strict=True):
             assert stage.shape == (3, channels, 16 // stride, 24 // stride)
     assert (features.shared is not None) == architecture.shares_features
-    assert (features.penalty is not None) == isinstance(architecture, DSelectK)
+    assert (features.penalty is not None) == isinstance(architecture, DSelectK | AdaShare)
 
 
 @every_pair

@@ -17,6 +17,7 @@ from mtlbench.errors import MtlbenchError
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
 from mtlbench_zoo.architectures._parallel import near_identity
 from mtlbench_zoo.architectures._parts import run, sample_one
+from mtlbench_zoo.architectures.adashare import AdaShare
 from mtlbench_zoo.architectures.cgc import CGC
 from mtlbench_zoo.architectures.cross_stitch import CrossStitch
 from mtlbench_zoo.architectures.dselect_k import DSelectK, SelectK, smooth_step
@@ -315,7 +316,7 @@ def test_cgc_parameter_count_by_hand() -> None:
 
 def test_cgc_keeps_the_experts_of_a_task_to_itself() -> None:
     architecture = CGC(conv, (A, B))
-    level = architecture.layers.levels[0]
+    level = architecture.levels[0]
     features = architecture(images())
     value = features.pyramids["a"][-1].square().sum()
     assert reaches(value, level.own[0])
@@ -328,7 +329,7 @@ def test_cgc_keeps_the_experts_of_a_task_to_itself() -> None:
 def test_ple_shares_between_levels_through_the_shared_gate() -> None:
     """The experts of a task reach others one level later, through the shared stream, as in the paper."""
     architecture = PLE(conv, (A, B), levels=2)
-    first, second = architecture.layers.levels
+    first, second = architecture.levels
     assert (list(first.stages), list(second.stages)) == ([0, 1], [2])
     features = architecture(images(), ["a"])
     value = features.pyramids["a"][-1].square().sum()
@@ -544,3 +545,122 @@ def test_ltb_refuses_what_cannot_be() -> None:
         LTB(conv, (A, B), temperature=0)
     assert len(LTB(conv, (A,)).nodes) == 2
     assert count(LTB(conv, (A, B), nodes=3)) == 3 * count(conv()) + 2 * 9 + 2 * 3
+
+
+# ---- adashare --------------------------------------------------------------------------------------------
+
+
+def decided(*rows: tuple[float, float]) -> AdaShare:
+    """AdaShare over three stages for the tasks a, b, c, with these choices about the last two."""
+    torch.manual_seed(0)
+    architecture = AdaShare(unet, (A, B, C), sparsity=0.3, sharing=0.7)
+    with torch.no_grad():
+        for choice, row in zip(architecture.choices, rows, strict=True):
+            choice.copy_(torch.tensor(row))
+    return architecture
+
+
+def test_adashare_follows_the_choices_and_runs_what_is_shared_once() -> None:
+    architecture = decided((2, 3), (2, -1), (-1, 2)).eval()
+    first, second, third = architecture.encoder.stages
+    calls = dict.fromkeys("123", 0)
+    for name, stage in zip("123", architecture.encoder.stages, strict=True):
+        stage.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    found = architecture(x := images()).pyramids
+    assert calls == {"1": 1, "2": 1, "3": 2}  # a and b share stage 2
+    assert found["a"][1] is found["b"][1]
+    half = [functional.max_pool2d(level, 2) for level in (found["a"][0], found["b"][1])]
+    for task, level, expected in (
+        ("a", 0, first(x)),
+        ("a", 1, second(found["a"][0])),
+        ("a", 2, third(found["a"][1])),
+        ("b", 2, architecture.skips[1](half[1])),
+        ("c", 1, architecture.skips[0](half[0])),
+        ("c", 2, third(found["c"][1])),
+    ):
+        torch.testing.assert_close(found[task][level], expected)
+    shortcuts = (4 * 8 + 2 * 8) + (8 * 16 + 2 * 16)
+    assert count(architecture) == count(unet()) + shortcuts + 3 * 2
+    for reading in architecture(x).readings:
+        p = architecture.choices["abc".index(str(reading.task))].detach().sigmoid()
+        torch.testing.assert_close(reading.values[0, 0], p[int(reading.place[-1]) - 2])
+        assert reading.names == ("run", "skip")
+
+
+def test_adashare_without_a_choice_yet_is_hard_sharing() -> None:
+    architecture = decided((0, 0), (0, 0), (0, 0))
+    architecture.start_epoch(0, 10)
+    for training in (True, False):
+        features = architecture.train(training)(images())
+        assert all(a is b for a, b in zip(features.pyramids["a"], features.pyramids["c"], strict=True))
+        assert features.penalty is None
+    for level, expected in zip(features.pyramids["a"], architecture.encoder(images()), strict=True):
+        torch.testing.assert_close(level, expected)
+
+
+def test_adashare_learns_from_the_last_stage_on_and_cools() -> None:
+    architecture = AdaShare(unet, (A, B), warm_up=0.2, curriculum=0.4, temperature=5)
+    seen = []
+    for epoch in range(10):
+        architecture.start_epoch(epoch, 10)
+        seen.append(architecture._learned)
+        pyramids = architecture(images()).pyramids
+        shared = [a is b for a, b in zip(pyramids["a"], pyramids["b"], strict=True)]
+        assert shared == [True] * (3 - seen[-1]) + [False] * seen[-1]
+    assert seen == [0, 0, 1, 1, 2, 2, 2, 2, 2, 2]
+    architecture.start_epoch(2, 10)
+    assert float(architecture._tau) == pytest.approx(5)
+    architecture.start_epoch(6, 10)
+    assert float(architecture._tau) == pytest.approx(5 / 300**0.5)
+
+
+def test_a_cold_choice_is_drawn_with_its_probability() -> None:
+    architecture = decided((1, -1), (0, 0), (0, 0))
+    architecture._tau.fill_(1e-4)
+    torch.manual_seed(0)
+    ran = torch.zeros(2)
+    for _ in range(300):
+        pyramid = architecture(x := images(1), ["a"]).pyramids["a"]
+        level = architecture.encoder.stages[0](x)
+        for index in (1, 2):
+            level = architecture.encoder.stages[index](pyramid[index - 1])
+            ran[index - 1] += torch.allclose(level, pyramid[index], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ran / 300, torch.tensor([1.0, -1.0]).sigmoid(), atol=0.08, rtol=0)
+
+
+def test_the_penalty_of_adashare_by_hand() -> None:
+    rows = ((2.0, 3.0), (2.0, -1.0), (-1.0, 2.0))
+    architecture = decided(*rows)
+    p = [[1 / (1 + math.exp(-z)) for z in row] for row in rows]
+    sparsity = sum(math.log(value) for row in p for value in row)
+    pairs = [(p[0], p[1]), (p[0], p[2]), (p[1], p[2])]
+    sharing = sum(abs(one[0] - other[0]) for one, other in pairs) / 3  # stage 2 of 3; the last counts for 0
+    penalty = architecture(images()).penalty
+    assert penalty is not None
+    assert penalty.item() == pytest.approx(0.3 * sparsity + 0.7 * sharing, rel=1e-5)
+    architecture.start_epoch(2, 10)  # the last stage alone
+    penalty = architecture(images(), ["b"]).penalty
+    assert penalty is not None
+    assert penalty.item() == pytest.approx(0.3 * sum(math.log(row[1]) for row in p), rel=1e-5)
+    assert AdaShare(unet, (A, B), sparsity=0, sharing=0)(images()).penalty is None
+
+
+@pytest.mark.parametrize("encoder", [unet, conv])
+def test_adashare_skips_stages_of_odd_sizes(encoder: Any) -> None:
+    architecture = AdaShare(encoder, (A,)).eval()
+    for number in (1, -1):
+        nn.init.constant_(architecture.choices[0], number)
+        sizes = [level.shape for level in architecture(torch.rand(1, 3, 17, 23)).pyramids["a"]]
+        assert sizes == [level.shape for level in encoder()(torch.rand(1, 3, 17, 23))]
+
+
+def test_adashare_refuses_what_cannot_be() -> None:
+    for parameters, message in (
+        ({"sparsity": -1.0}, "sparsity must be at least 0 and finite, found -1.0"),
+        ({"warm_up": 1.5}, r"warm_up must be in 0\.\.1, found 1.5"),
+        ({"temperature": 0.0}, "temperature must be above 0 and finite, found 0.0"),
+    ):
+        with pytest.raises(MtlbenchError, match=message):
+            AdaShare(conv, (A, B), **parameters)
+    with pytest.raises(MtlbenchError, match="number of the encoder's stages must be at least 2, found 1"):
+        AdaShare(lambda task=None: Conv(3, depth=1), (A, B))

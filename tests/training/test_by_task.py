@@ -104,6 +104,18 @@ def test_what_does_not_fit_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_named_for_a_task_that_is_left_out_is_told(experiment: Callable[..., Any]) -> None:
+    encoder = "mask=conv[width=4],side=conv,box=conv"
+    setting = experiment(arch="stl", tasks=("mask", "box"), encoder=encoder, head=("side=vector,box=vector",))
+    assert setting._unused == [
+        "--encoder side=conv has no effect: --tasks leaves 'side' out",
+        "--head side=vector has no effect: --tasks leaves 'side' out",
+    ]
+    assert list(setting.run.heads) == ["box"]
+    with pytest.raises(MtlbenchError, match="--head side=vektor: unknown head"):
+        experiment(tasks=("mask",), head=("side=vektor",))
+
+
 def test_on_the_command_line(tiny_plugin: Path, tmp_path: Path) -> None:
     common = ["--data", "tiny", "--epochs", "1", "--results", str(tmp_path / "r"), "--quiet"]
     encoder = "mask=unet[depth=3,width=4],side=conv,box=conv"

@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Encoder, EncoderFactory, Pyramid, Reading
+from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Features, PyramidShape, Pyramid, Task
 from mtlbench_zoo.architectures._parts import (
     Gate,
     GateKind,
@@ -80,29 +80,31 @@ class Level(nn.Module):
         return pool([levels[-1] for levels in seen] if self.first else [stream])
 
 
-class Extraction(nn.Module):
-    """Levels of experts, one after another; see the cards of `CGC` (one level) and `PLE`."""
+class Extraction(Architecture):
+    """Levels of experts, one after another; see the cards of `CGC` (one level) and `PLE`.
+
+    name: of the architecture, for errors.
+    """
 
     def __init__(
         self,
-        architecture: str,
+        name: str,
         encoder: EncoderFactory,
-        names: Sequence[str],
+        tasks: Sequence[Task],
         task_experts: int,
         shared_experts: int,
         levels: int,
         gate: GateKind,
     ) -> None:
-        super().__init__()
-        require(architecture, "task_experts", "at least 1", task_experts >= 1, task_experts)
-        require(architecture, "shared_experts", "at least 1", shared_experts >= 1, shared_experts)
-        self.task_names = names
-        own = [copies(encoder, task_experts) for _ in names]
+        super().__init__(encoder, tasks)
+        require(name, "task_experts", "at least 1", task_experts >= 1, task_experts)
+        require(name, "shared_experts", "at least 1", shared_experts >= 1, shared_experts)
+        own = [copies(encoder, task_experts) for _ in tasks]
         shared = copies(encoder, shared_experts)
-        self.shape = shared[0].shape
-        channels = self.shape.channels
+        self._shape = shared[0].shape
+        channels = self._shape.channels
         rule = f"at most {len(channels)} (the number of the encoder's stages)"
-        require(architecture, "levels", rule, levels <= len(channels), levels)
+        require(name, "levels", rule, levels <= len(channels), levels)
         blocks = [range(int(part[0]), int(part[-1]) + 1) for part in _split(len(channels), levels)]
         self.levels: Modules[Level] = Modules(
             Level(
@@ -116,11 +118,15 @@ class Extraction(nn.Module):
             )
             for stages in blocks
         )
-        self.own_names = [[f"{name} {number + 1}" for number in range(task_experts)] for name in names]
-        self.shared_names = [f"shared {number + 1}" for number in range(shared_experts)]
+        self._own_names = [
+            [f"{task} {number + 1}" for number in range(task_experts)] for task in self.task_names
+        ]
+        self._shared_names = [f"shared {number + 1}" for number in range(shared_experts)]
 
-    def forward(self, x: Tensor, wanted: Sequence[int]) -> tuple[list[Pyramid], list[Reading]]:
-        """Return the pyramids of the tasks whose indices are ``wanted``, and what is to be seen of gates."""
+    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
+        """Return the features of ``tasks`` (None: of all); of the others, only the last level is left out."""
+        names = self.task_names if tasks is None else tasks
+        wanted = [self.task_names.index(name) for name in names]
         everyone = range(len(self.task_names))
         streams, shared = [x for _ in everyone], x
         pyramids: list[list[Tensor]] = [[] for _ in everyone]
@@ -131,13 +137,18 @@ class Extraction(nn.Module):
             for task, (mixed, share) in given.items():
                 streams[task] = mixed[-1]
                 pyramids[task] += mixed
-                names = [*self.own_names[task], *self.shared_names]
-                readings.append(gate_reading(place, share, self.task_names[task], names))
+                experts = [*self._own_names[task], *self._shared_names]
+                readings.append(gate_reading(place, share, self.task_names[task], experts))
             if common is not None:
                 shared, share = common
-                names = [*chain.from_iterable(self.own_names), *self.shared_names]
-                readings.append(gate_reading(f"{place}, to shared", share, None, names))
-        return [tuple(pyramids[task]) for task in wanted], readings
+                experts = [*chain.from_iterable(self._own_names), *self._shared_names]
+                readings.append(gate_reading(f"{place}, to shared", share, None, experts))
+        found = {name: tuple(pyramids[task]) for name, task in zip(names, wanted, strict=True)}
+        return Features(found, readings=tuple(readings))
+
+    def shape(self, task: str) -> PyramidShape:
+        """Return the shape of an expert's pyramid, which mixing keeps."""
+        return self._shape
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Yield what serves all tasks.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mtlbench.contracts import Encoder, EncoderFactory, Pyramid, Reading
 from mtlbench.errors import MtlbenchError
@@ -78,6 +79,15 @@ def mix(features: Sequence[Tensor], gate: Tensor) -> Tensor:
 def mix_levels(seen: Sequence[Sequence[Tensor]], gate: Tensor) -> Pyramid:
     """Return the experts' levels mixed by one ``gate`` ``[B, E]``; ``seen`` holds one sequence an expert."""
     return tuple(mix(level, gate) for level in zip(*seen, strict=True))
+
+
+def pool_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the maxima of ``x`` ``[B, C, H, W]`` at the ``size`` of a later stage; x itself where equal."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    if all(have == 2 * want for have, want in zip(x.shape[2:], size, strict=True)):
+        return functional.max_pool2d(x, 2)
+    return functional.adaptive_max_pool2d(x, tuple(size))
 
 
 def run(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:

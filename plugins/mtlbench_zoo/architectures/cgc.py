@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
-
-from mtlbench.contracts import Architecture, EncoderFactory, Features, PyramidShape, Task
+from mtlbench.contracts import EncoderFactory, Task
 from mtlbench_zoo.architectures._extraction import Extraction
 from mtlbench_zoo.architectures._parts import GateKind
 
 
-class CGC(Architecture):
+class CGC(Extraction):
     """Customised gate control: every task mixes experts of its own with shared experts.
 
     The experts are encoders. With ``f_e[s]`` the features of expert e at stage s, task t receives at every
@@ -43,19 +41,4 @@ class CGC(Architecture):
         shared_experts: int = 1,
         gate: GateKind = "softmax",
     ) -> None:
-        super().__init__(encoder, tasks)
-        self.layers = Extraction("cgc", encoder, self.task_names, task_experts, shared_experts, 1, gate)
-
-    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
-        """Return the features of ``tasks`` (None: of all); only their own and the shared experts are run."""
-        names = self.task_names if tasks is None else tasks
-        pyramids, readings = self.layers(x, [self.task_names.index(name) for name in names])
-        return Features(dict(zip(names, pyramids, strict=True)), readings=tuple(readings))
-
-    def shape(self, task: str) -> PyramidShape:
-        """Return the shape of an expert's pyramid, which mixing keeps."""
-        return self.layers.shape
-
-    def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters of the shared experts."""
-        return self.layers.shared_parameters()
+        super().__init__("cgc", encoder, tasks, task_experts, shared_experts, levels=1, gate=gate)

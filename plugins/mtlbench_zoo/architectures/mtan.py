@@ -21,7 +21,7 @@ from mtlbench.contracts import (
 )
 from mtlbench.errors import MtlbenchError
 from mtlbench.heads.segnet import corners, unpool
-from mtlbench_zoo.architectures._parts import Modules, require, stage_name
+from mtlbench_zoo.architectures._parts import Modules, pool_to, require, stage_name
 
 Blocks = tuple[Tensor, Tensor]
 """What the first and what the last block of a stage gave."""
@@ -101,7 +101,7 @@ class MTAN(Architecture):
             for index, (first, last) in enumerate(stages):
                 passed = None
                 if index:
-                    passed = self.passing[index - 1](_pool(attended[-1], last.shape[2:]))
+                    passed = self.passing[index - 1](pool_to(attended[-1], last.shape[2:]))
                 mask = self.attention[self.task_names.index(name)][index](first, passed)
                 masks[stage_name(index)] = mask
                 attended.append(mask * last)
@@ -216,15 +216,6 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
-
-
-def _pool(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Return the maxima of ``x`` at the size of the next stage."""
-    if tuple(x.shape[2:]) == tuple(size):
-        return x
-    if all(have == 2 * want for have, want in zip(x.shape[2:], size, strict=True)):
-        return functional.max_pool2d(x, 2)
-    return functional.adaptive_max_pool2d(x, tuple(size))
 
 
 def _unpool(x: Tensor, level: Tensor) -> Tensor:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
-
-from mtlbench.contracts import Architecture, EncoderFactory, Features, PyramidShape, Task
+from mtlbench.contracts import EncoderFactory, Task
 from mtlbench_zoo.architectures._extraction import Extraction
 from mtlbench_zoo.architectures._parts import GateKind, require
 
 
-class PLE(Architecture):
+class PLE(Extraction):
     """Progressive layered extraction: levels of task experts and shared experts, with gates between them.
 
     The encoder's stages are cut into levels of almost equal length. In each level a task has experts that
@@ -47,20 +45,5 @@ class PLE(Architecture):
         shared_experts: int = 1,
         gate: GateKind = "softmax",
     ) -> None:
-        super().__init__(encoder, tasks)
         require("ple", "levels", "at least 2", levels > 1, levels, "with one level use 'cgc'")
-        self.layers = Extraction("ple", encoder, self.task_names, task_experts, shared_experts, levels, gate)
-
-    def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
-        """Return the features of ``tasks`` (None: of all); of the others, only the last level is left out."""
-        names = self.task_names if tasks is None else tasks
-        pyramids, readings = self.layers(x, [self.task_names.index(name) for name in names])
-        return Features(dict(zip(names, pyramids, strict=True)), readings=tuple(readings))
-
-    def shape(self, task: str) -> PyramidShape:
-        """Return the shape of an expert's pyramid, which mixing keeps."""
-        return self.layers.shape
-
-    def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """Return what serves all tasks: all but the tasks' last experts and their last two gates."""
-        return self.layers.shared_parameters()
+        super().__init__("ple", encoder, tasks, task_experts, shared_experts, levels, gate)
