@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Features, PyramidShape, Pyramid, Task
+from mtlbench.contracts import Architecture, Encoder, EncoderFactory, Features, Pyramid, PyramidShape, Task
 from mtlbench_zoo.architectures._parts import (
     Gate,
     GateKind,

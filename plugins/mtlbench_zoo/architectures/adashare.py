@@ -34,8 +34,8 @@ class AdaShare(Architecture):
 
         ``v F_l(x) + (1 - v) S_l(x)``,   ``v = sigmoid((z_tl + G - G') / tau)``,
 
-    with F the stage, S a shortcut and G, G' Gumbel noise, drawn anew in each step. In eval mode a task runs the
-    stages with ``p >= 1/2`` and takes the shortcut past the others. Tasks share the stages that both run.
+    with F the stage, S a shortcut and G, G' Gumbel noise, drawn anew in each step. In eval mode a task runs
+    the stages with ``p >= 1/2`` and takes the shortcut past the others. Tasks share the stages that both run.
     Added to the objective are
 
         ``sparsity sum_tl log p_tl  +  sharing sum_(t<u) sum_l (L - l)/L |p_tl - p_ul|``.
@@ -49,9 +49,10 @@ class AdaShare(Architecture):
     steps, and the network is used as it is then; the paper takes turns, and trains the network that it found
     once more from the start.
 
-    sparsity, sharing: weights of the two terms, at least 0 (the original's for three tasks on NYUv2). warm_up:
-    the share of the epochs in which all is shared, in 0..1. curriculum: the share after that in which one
-    stage after the other is added, in 0..1. temperature: tau of the first choices, above 0 (as the original).
+    sparsity, sharing: weights of the two terms, at least 0 (the original's for three tasks on NYUv2).
+    warm_up: the share of the epochs in which all is shared, in 0..1. curriculum: the share after that in
+    which one stage after the other is added, in 0..1. temperature: tau of the first choices, above 0 (as the
+    original).
 
     A choice serves one task, so it receives that task's own gradient; gradient weightings act on encoder and
     shortcuts.
@@ -95,7 +96,7 @@ class AdaShare(Architecture):
         self._learned = stages - 1
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Set how many stages, counted from the last, are a choice in this epoch, and lower the temperature."""
+        """Set how many stages, counted from the last, are a choice in this epoch, and how cold it is."""
         most, past = len(self.skips), epoch / epochs - self.warm_up
         if past < 0:
             self._learned = 0
@@ -158,14 +159,16 @@ class AdaShare(Architecture):
         return pyramids
 
     def _skip(self, index: int, x: Tensor, size: Sequence[int]) -> Tensor:
-        return self.skips[index - 1](pool_to(x, size))
+        skipped: Tensor = self.skips[index - 1](pool_to(x, size))
+        return skipped
 
     def _size(self, index: int, x: Tensor) -> Sequence[int]:
         """Return the size of what the stage at ``index`` gives for ``x``."""
         ratio = self._ratios[index - 1]
         if all(side % ratio == 0 for side in x.shape[2:]):
             return [side // ratio for side in x.shape[2:]]
-        return self.encoder.stages[index](x).shape[2:]  # only the stage knows how it rounds
+        given: Tensor = self.encoder.stages[index](x)  # only the stage knows how it rounds
+        return given.shape[2:]
 
     def _penalty(self) -> Tensor | None:
         """Return the regularisers of what is a choice in this epoch; None where there are none."""
