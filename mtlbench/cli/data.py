@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mtlbench.cli.options import plugin_files, samples
+from mtlbench.cli.options import data_dir_option, plugin_files, samples
 from mtlbench.errors import MtlbenchError
 
 if TYPE_CHECKING:
@@ -19,12 +19,9 @@ if TYPE_CHECKING:
 MOST_NAMES = 4
 """Tasks that `ls` names; of more it says how many there are."""
 
-data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where prepared data lives. Default: $MTLBENCH_DATA, else the user's cache folder.",
-)
+
+def _source(text: str) -> Callable[[Any], Any]:
+    return click.option("--source", type=click.Path(path_type=Path), metavar="DIR", help=text)
 
 
 @click.group()
@@ -123,12 +120,7 @@ def info(name: str, data_dir: Path | None, files: tuple[Path, ...]) -> None:
 
 @data.command()
 @click.argument("name")
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A folder that holds the published data. Without it, the data is downloaded.",
-)
+@_source("A folder that holds the published data. Without it, the data is downloaded.")
 @click.option("--size", type=int, metavar="N", help="Side of the square images, in pixels.")
 @data_dir_option
 @plugin_files
@@ -157,12 +149,7 @@ def prepare(
 
 @data.command()
 @click.argument("name")
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Check the published files in this folder instead of what is prepared.",
-)
+@_source("Check the published files in this folder instead of what is prepared.")
 @data_dir_option
 @plugin_files
 def verify(name: str, source: Path | None, data_dir: Path | None, files: tuple[Path, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from mtlbench.cli.options import plugin_files, samples
+from mtlbench.cli.options import data_dir_option, plugin_files, samples
 
 
 @click.command()
@@ -32,10 +32,7 @@ from mtlbench.cli.options import plugin_files, samples
     "--results", type=click.Path(path_type=Path), default=Path("results"), metavar="DIR", show_default=True,
     help="Folder of the records.",
 )  # fmt: skip
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), metavar="DIR",
-    help="Folder of prepared data. Default: $MTLBENCH_DATA, else the user's cache folder.",
-)  # fmt: skip
+@data_dir_option
 @plugin_files
 def inspect(
     run: str,

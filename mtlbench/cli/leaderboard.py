@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mtlbench.cli.options import plugin_files
+from mtlbench.cli.options import data_dir_option, plugin_files
 
 STORE = click.argument("store", type=click.Path(path_type=Path), default=Path("results"))
 REFERENCE = click.option(
@@ -100,7 +100,7 @@ def show(store: Path, reference: str | None, published: bool) -> None:
     "--limit", type=float, default=60.0, help="Seconds that this record may have cost.  [default: 60]"
 )
 @click.option("--pick", type=int, default=0, help="Which record: a seed for the choice.  [default: 0]")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of prepared data.")
+@data_dir_option
 @REFERENCE
 @PUBLISHED
 @plugin_files

@@ -17,6 +17,13 @@ plugin_files = click.option(
     help="A Python file that defines plugins. May be repeated.",
 )
 
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of prepared data. Default: $MTLBENCH_DATA, else the user's cache folder.",
+)
+
 
 def samples(text: str | None, most: int) -> tuple[int, ...] | None:
     """Read ``--images``: up to ``most`` different numbers such as ``0,3,8-10``; None for none."""

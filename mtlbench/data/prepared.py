@@ -193,6 +193,15 @@ def _target(stored: Tensor) -> Tensor:
     return labels.masked_fill_(stored == UNLABELLED_BYTE, -1) if stored.dtype == torch.uint8 else labels
 
 
+def refuse_broken(source: Path, broken: Sequence[str], count: int) -> None:
+    """Raise `MtlbenchError` where samples in ``source`` are ``broken``, of ``count`` in all."""
+    if broken:
+        raise MtlbenchError(
+            f"{source}: {len(broken)} of {count} samples cannot be read, the first because of "
+            f"{broken[0]}: get these files again"
+        )
+
+
 class PreparedFile:
     """An open data file, checked for being one.
 
@@ -366,11 +375,7 @@ class PreparedDataset(Dataset):
                             report(f"{part}: {error}")
                         count += 1
                         advance(1)
-        if broken:
-            raise MtlbenchError(
-                f"{source}: {len(broken)} of {count} samples cannot be read, the first because of "
-                f"{broken[0]}: get these files again"
-            )
+        refuse_broken(source, broken, count)
         return count
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -150,11 +149,11 @@ def test_a_scene_is_the_same_everywhere() -> None:
     assert found == {"rooms, version 1": "bc4e091a30d88586", "streets, version 1": "d8a0362902c0f623"}
 
 
-@pytest.mark.parametrize(("cls", "module"), [(Rooms, rooms), (Streets, streets)])
+@pytest.mark.parametrize("cls", [Rooms, Streets])
 def test_they_are_datasets_that_are_made_once(
-    cls: type[PreparedDataset], module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cls: type[PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "COUNTS", {"train": 6, "val": 2, "test": 2})
+    monkeypatch.setattr(cls, "scenes", {"train": 6, "val": 2, "test": 2})
     dataset = cls(tmp_path, 32)
     check_dataset(dataset)
     assert dataset.input_shape == (3, 32, 48 if cls is Rooms else 64)

@@ -16,6 +16,7 @@ from mtlbench.contracts import SPLITS, Batch, Dataset, Split, SplitName, Task
 from mtlbench.data.download import download, unpack
 from mtlbench.data.hdf5 import MEMORY_BUDGET, DiskRows
 from mtlbench.data.photos import check_size
+from mtlbench.data.prepared import refuse_broken
 from mtlbench.data.progress import progress
 from mtlbench.errors import MtlbenchError
 from mtlbench.tasks import box, classification, mask
@@ -193,11 +194,7 @@ class Pets(Dataset):
                     advance(1)
             for quirk, number in sorted((+layout.quirks).items(), key=lambda item: (-item[1], item[0])):
                 report(f"{number:5d} x {quirk}")
-        if broken:
-            raise MtlbenchError(
-                f"{source}: {len(broken)} of {count} samples cannot be read, the first because of "
-                f"{broken[0]}: get these files again"
-            )
+        refuse_broken(source, broken, count)
         return count
 
     @classmethod

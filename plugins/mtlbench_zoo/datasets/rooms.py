@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mtlbench.data.prepared import Declared, PreparedDataset, Row
-from mtlbench.data.splits import consecutive
+from mtlbench.data.prepared import Declared, Row
 from mtlbench_zoo.datasets._render import Camera, Look, Scene, Texture, Triple, View, cast, paint
+from mtlbench_zoo.datasets._rendered import Rendered
 
 CLASSES = (
     "bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
     "picture", "sofa", "table", "tv", "wall", "window",
 )  # fmt: skip
-COUNTS = {"train": 400, "val": 100, "test": 100}
-SEED = 1300
 
 Solid = tuple[Triple, Triple, str]
 """Low corner, high corner and class of a box of a piece of furniture, with its own corner at the origin."""
 
 
-class Rooms(PreparedDataset):
+class Rooms(Rendered):
     """Rendered rooms with exact geometry, three tasks: 13 classes a pixel, depth, surface normals.
 
     The tasks, losses and metrics are those of `nyuv2`, whose stand-in this is, with the same 13 classes:
@@ -39,21 +37,13 @@ class Rooms(PreparedDataset):
 
     name = "rooms"
     title = "rooms (rendered)"
-    encoder = "unet"
-    default_size = 64
+    seed = 1300
     generated = "rooms, version 1"
     declared: ClassVar[Declared] = {
         "segmentation": {"kind": "segmentation", "classes": len(CLASSES)},
         "depth": {"kind": "depth", "unit": "m"},
         "normals": {"kind": "normals"},
     }
-    licence = "generated, free to use"
-    without = "600 scenes, rendered when they are first asked for"
-
-    @classmethod
-    def parts(cls, source: Path) -> Mapping[str, Sequence[Any]]:
-        """Return the scenes' numbers by split."""
-        return consecutive(COUNTS)
 
     @classmethod
     def row(cls, source: Path, item: Any, size: int) -> Row:
@@ -69,8 +59,7 @@ class Rooms(PreparedDataset):
 
 def render(number: int, size: int) -> tuple[View, np.random.RandomState]:
     """Return what is seen of the room of this number, and the generator for what comes after."""
-    # Of all generators of NumPy this one alone promises the same numbers in all its versions.
-    draw = np.random.RandomState([SEED, number])
+    draw = Rooms.generator(number)
     scene, camera = furnish(draw)
     return cast(scene, camera, size, size * 3 // 2, light=_direction(draw)), draw
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mtlbench.data.prepared import Declared, PreparedDataset, Row
-from mtlbench.data.splits import consecutive
+from mtlbench.data.prepared import Declared, Row
 from mtlbench_zoo.datasets._render import Camera, Look, Scene, Texture, Triple, View, cast, paint
+from mtlbench_zoo.datasets._rendered import Rendered
 
 CLASSES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
-COUNTS = {"train": 400, "val": 100, "test": 100}
-SEED = 700
 FAR = 100.0
 """Metres beyond which depth counts as unknown, as it does for a stereo camera."""
 
 
-class Streets(PreparedDataset):
+class Streets(Rendered):
     """Rendered streets with exact geometry, two tasks: 7 classes a pixel, and inverse depth.
 
     The tasks, losses and metrics are those of `cityscapes`, whose stand-in this is, with the same 7 groups:
@@ -33,20 +30,12 @@ class Streets(PreparedDataset):
 
     name = "streets"
     title = "streets (rendered)"
-    encoder = "unet"
-    default_size = 64
+    seed = 700
     generated = "streets, version 1"
     declared: ClassVar[Declared] = {
         "segmentation": {"kind": "segmentation", "classes": len(CLASSES)},
         "depth": {"kind": "depth", "unit": "1/m"},
     }
-    licence = "generated, free to use"
-    without = "600 scenes, rendered when they are first asked for"
-
-    @classmethod
-    def parts(cls, source: Path) -> Mapping[str, Sequence[Any]]:
-        """Return the scenes' numbers by split."""
-        return consecutive(COUNTS)
 
     @classmethod
     def row(cls, source: Path, item: Any, size: int) -> Row:
@@ -60,8 +49,7 @@ class Streets(PreparedDataset):
 
 def render(number: int, size: int) -> tuple[View, np.ndarray, np.random.RandomState]:
     """Return what is seen of the street of this number, its labels, and the generator that goes on."""
-    # Of all generators of NumPy this one alone promises the same numbers in all its versions.
-    draw = np.random.RandomState([SEED, number])
+    draw = Streets.generator(number)
     scene, camera = lay_out(draw)
     x, z = draw.uniform(-0.7, 0.7), draw.uniform(-0.7, 0.2)
     length = float(np.sqrt(x * x + z * z + 1))
