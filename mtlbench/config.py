@@ -57,6 +57,11 @@ class Protocol:
     )
     clip: float = option(0.0, "Clip the norm of the whole gradient; 0: never.", low=0)
     init: Literal["he", "torch"] = option("he", "Initialisation of encoders and heads.")
+    augment: tuple[str, ...] = option(
+        (),
+        "Augmentations of training samples and their targets: specs of scale, crop, flip and jitter,"
+        " separated by commas, such as scale,flip.",
+    )
 
 
 @dataclass(frozen=True)
@@ -176,8 +181,11 @@ class RunConfig(Protocol):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The settings that decide comparability, with the selection rule."""
-        found = {f.name: getattr(self, f.name) for f in fields(Protocol)}
+        """The settings that decide comparability, with the selection rule; without augmentation none of
+        it."""
+        found = {
+            f.name: getattr(self, f.name) for f in fields(Protocol) if f.name != "augment" or self.augment
+        }
         return found | {"selection": SELECTION_RULE}
 
     @classmethod

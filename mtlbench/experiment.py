@@ -20,6 +20,7 @@ import torch
 import mtlbench
 from mtlbench.config import BASELINE, RunConfig, Tuning
 from mtlbench.contracts import Dataset, Encoder, Task, Weighting
+from mtlbench.data.augment import choose as choose_augmentations
 from mtlbench.data.auxiliary import with_auxiliary
 from mtlbench.data.folder import data_folder
 from mtlbench.data.verify import verify
@@ -32,6 +33,7 @@ from mtlbench.results import Comparison, Cost, Record, Store, comparability_key,
 from mtlbench.results.record import SCHEMA
 from mtlbench.spec import by_task
 from mtlbench.training import checkpoint as checkpoints
+from mtlbench.training.augmented import augmented, build_augment
 from mtlbench.training.loop import Outcome, pick_device, train
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
 from mtlbench.training.report import Reporter
@@ -109,6 +111,7 @@ class Experiment:
         heads = _heads(config.head)
         tuning = None if config.tuning is None else Tuning.parse(config.tuning)
         auxiliary = tuple(registry.choose("auxiliary", spec) for spec in config.aux)
+        augment = choose_augmentations(config.augment)
         if config.score_aux and not auxiliary:
             raise MtlbenchError("--score-aux: there is no auxiliary task; name some with --aux")
         self.single = (
@@ -153,7 +156,9 @@ class Experiment:
             config.scale,
             config.seeds[0],
             # Without --sync-bn the processes are part of what is computed: each normalises its own samples.
-            config.protocol | {"shards": 1 if config.sync_bn else ranks.size},
+            config.protocol
+            | {"shards": 1 if config.sync_bn else ranks.size}
+            | ({"augment": augment} if augment else {}),
             registry,
             config.probe,
             config.sync_bn,
@@ -197,8 +202,9 @@ class Experiment:
         model, weighting = build(self.run, self.dataset)
         engine = build_engine(self.run, self.dataset, model, weighting)
         split, cpu = self.dataset.split("train"), torch.device("cpu")
+        augment = build_augment(self.run.protocol, self.dataset, choose_tasks(self.dataset, self.run.tasks))
         two = {
-            name: part.fetch(torch.arange(len(part))[:2]).to(cpu)
+            name: augmented(part, augment, self.run.seed, 0, name).fetch(torch.arange(len(part))[:2]).to(cpu)
             for name, part in (split.items() if isinstance(split, Mapping) else [("", split)])
         }
         with suppress(RunFailedError):  # that a method gives up on this batch is no reason not to train

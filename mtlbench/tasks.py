@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mtlbench.contracts import Map, Task, Vector
+from mtlbench.contracts import Map, Moves, Task, Vector
 from mtlbench.errors import MtlbenchError, did_you_mean
 from mtlbench.losses import L1, MSE, BinaryCrossEntropy, Cosine, CrossEntropy
 from mtlbench.metrics import (
@@ -55,9 +55,10 @@ def mask(name: str) -> Task:
     return Task(name, Map(1), BinaryCrossEntropy(), (iou(), dice(), pixel_accuracy()))
 
 
-def depth(name: str, unit: str = "m") -> Task:
+def depth(name: str, unit: str = "m", inverse: bool = False) -> Task:
     """A positive distance (or its inverse) a pixel: float32 ``[B, 1, H, W]``; absolute and relative error."""
-    return Task(name, Map(1), L1(), (abs_error(unit), rel_error()))
+    moves: Moves = "inverse-depth" if inverse else "depth"
+    return Task(name, Map(1), L1(), (abs_error(unit), rel_error()), moves=moves)
 
 
 def normals(name: str) -> Task:
@@ -71,9 +72,37 @@ def box(name: str) -> Task:
     return Task(name, Vector(4), L1(), (box_iou(), box_l2()))
 
 
-def regression(name: str, size: int = 1, unit: str = "1", scale: float = 1.0) -> Task:
-    """Real numbers: float32 ``[B, size]``; MAE and RMSE times ``scale``, in ``unit``."""
-    return Task(name, Vector(size), MSE(), (mae(unit, scale), rmse(unit, scale)))
+def regression(name: str, size: int = 1, unit: str = "1", scale: float = 1.0, fixed: bool = False) -> Task:
+    """Real numbers: float32 ``[B, size]``; MAE and RMSE times ``scale``, in ``unit``.
+
+    fixed: whether they stay what they are when an image is flipped, cropped or zoomed, as a weight does and a
+    place does not.
+    """
+    metrics = (mae(unit, scale), rmse(unit, scale))
+    return Task(name, Vector(size), MSE(), metrics, moves="fixed" if fixed else None)
+
+
+def is_box(task: Task) -> bool:
+    """Return whether a task's target is a box: four numbers that are scored as a box."""
+    return task.output == Vector(4) and any(metric.name.startswith("box") for metric in task.metrics)
+
+
+def is_normals(task: Task) -> bool:
+    """Return whether a task's target is a map of directions: three channels that are scored in degrees."""
+    return task.output == Map(3) and any(metric.unit == "deg" for metric in task.metrics)
+
+
+def check_mirror(task: Task, what: str) -> None:
+    """Refuse a task whose ``mirror`` does not name a class for each of its classes. what: how to call it."""
+    if isinstance(task.mirror, bool):
+        return
+    size = task.output.size if isinstance(task.output, Vector) else task.output.channels
+    classes = max(size, 2) if task.loss.likelihood == "categorical" else 0
+    if len(task.mirror) != classes or not set(task.mirror) <= set(range(classes)):
+        raise MtlbenchError(
+            f"{what}: 'mirror' must name one of its {classes} classes for each of them, found"
+            f" {list(task.mirror)}"
+        )
 
 
 KINDS: dict[str, Callable[..., Task]] = {
@@ -89,14 +118,23 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scale": ("a number above 0", lambda value: type(value) in (int, float) and value > 0),
     "auxiliary": ("true or false", lambda value: isinstance(value, bool)),
     "missing": ("true or false", lambda value: isinstance(value, bool)),
+    "inverse": ("true or false", lambda value: isinstance(value, bool)),
+    "fixed": ("true or false", lambda value: isinstance(value, bool)),
+    "mirror": (
+        "true, false or a list of classes",
+        lambda value: (
+            isinstance(value, bool)
+            or (isinstance(value, (list, tuple)) and all(type(item) is int for item in value))
+        ),
+    ),
 }
 
 
 def make_tasks(declared: Mapping[str, Mapping[str, Any]], where: str = "") -> tuple[Task, ...]:
     """Return the tasks of declarations such as ``{"seg": {"kind": "segmentation", "classes": 13}}``.
 
-    ``auxiliary`` and ``missing`` (whether a sample may lack its label, see `may_lack`) are known to every
-    kind. where: how errors name the source of the declarations.
+    ``auxiliary``, ``mirror`` (see `Task`) and ``missing`` (whether a sample may lack its label, see
+    `may_lack`) are known to every kind. where: how errors name the source of the declarations.
     """
     tasks = []
     for name, given in declared.items():
@@ -109,7 +147,7 @@ def make_tasks(declared: Mapping[str, Mapping[str, Any]], where: str = "") -> tu
             raise MtlbenchError(f"{what}: unknown kind '{kind}'.{near} Kinds: {', '.join(KINDS)}")
         takes = dict(list(inspect.signature(KINDS[kind]).parameters.items())[1:])
         for key, value in given.items():
-            if key not in (*takes, "kind", "auxiliary", "missing"):
+            if key not in (*takes, "kind", "auxiliary", "mirror", "missing"):
                 raise MtlbenchError(f"{what}: a {kind} has no '{key}'.{did_you_mean(key, takes)}")
             if key != "kind" and not _RULES[key][1](value):
                 raise MtlbenchError(f"{what}: '{key}' must be {_RULES[key][0]}, found {value!r}")
@@ -117,7 +155,14 @@ def make_tasks(declared: Mapping[str, Mapping[str, Any]], where: str = "") -> tu
             if parameter.default is parameter.empty and key not in given:
                 raise MtlbenchError(f"{what}: a {kind} needs '{key}', {_RULES[key][0]}")
         task = KINDS[kind](name, **{key: given[key] for key in takes if key in given})
-        tasks.append(replace(task, auxiliary=given.get("auxiliary", False)))
+        mirror = given.get("mirror", True)
+        task = replace(
+            task,
+            auxiliary=given.get("auxiliary", False),
+            mirror=mirror if isinstance(mirror, bool) else tuple(mirror),
+        )
+        check_mirror(task, what)
+        tasks.append(task)
     return tuple(tasks)
 
 

@@ -188,6 +188,10 @@ def verify(name: str, source: Path | None, data_dir: Path | None, files: tuple[P
     "--images", metavar="LIST",
     help="Samples to show, numbered from 0, such as 0,3,8-10.  [default: eight, evenly spaced]",
 )  # fmt: skip
+@click.option(
+    "--augment", metavar="LIST",
+    help="Show them as the first epoch of a run with this --augment does; of the train split only.",
+)  # fmt: skip
 @data_dir_option
 @plugin_files
 def preview(
@@ -195,6 +199,7 @@ def preview(
     output: Path,
     split: Literal["train", "val", "test"],
     images: str | None,
+    augment: str | None,
     data_dir: Path | None,
     files: tuple[Path, ...],
 ) -> None:
@@ -205,16 +210,23 @@ def preview(
     kinds: dict[str, Literal["png", "svg"]] = {".png": "png", ".svg": "svg"}
     if output.suffix not in kinds:
         raise MtlbenchError(f"-o {output}: the name of a picture ends with .png or .svg")
+    if augment is not None and split != "train":
+        raise MtlbenchError(f"--augment changes training samples only, and --split is {split}")
     from mtlbench.atomic import replacing, translated
+    from mtlbench.data.augment import Augment, choose
     from mtlbench.data.folder import data_folder
     from mtlbench.inspection import style
     from mtlbench.inspection.targets import contact_sheet
     from mtlbench.registry import Registry
+    from mtlbench.spec import split as parts_of
 
     chosen = samples(images, MOST_IMAGES)
+    named = choose(parts_of(augment)) if augment else []
     dataset = Registry(files).choose("datasets", name).build(data_dir=data_folder(data_dir))
+    change = Augment(named, dataset.tasks, dataset.title, dataset.input_shape) if named else None
     with style.house():
-        content = style.render(contact_sheet(dataset, split, chosen, IMAGES), kinds[output.suffix])
+        sheet = contact_sheet(dataset, split, chosen, IMAGES, change)
+        content = style.render(sheet, kinds[output.suffix])
     with translated(f"cannot write {output}"):
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as descriptor, open(descriptor, "wb", closefd=False) as file:

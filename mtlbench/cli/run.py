@@ -61,9 +61,8 @@ def options(without: Collection[str] = ()) -> list[click.Option]:
         elif setting.name in ("results", "data_dir"):
             extra |= {"type": click.Path(path_type=Path), "metavar": "DIR"}
         else:
-            extra["metavar"] = {"seeds": "LIST", "tasks": "LIST", "aux": "LIST", "device": "NAME"}.get(
-                setting.name, "SPEC"
-            )
+            lists = dict.fromkeys(("seeds", "tasks", "aux", "augment"), "LIST")
+            extra["metavar"] = (lists | {"device": "NAME"}).get(setting.name, "SPEC")
         if setting.name == "seeds":
             names.insert(0, "--seed")
         default = setting.default

@@ -2,9 +2,9 @@
 
 from mtlbench.contracts.architecture import Architecture, Features, Reading
 from mtlbench.contracts.auxiliary import Auxiliary
-from mtlbench.contracts.dataset import SPLITS, Batch, Dataset, Split, SplitName
+from mtlbench.contracts.dataset import SPLITS, Batch, Change, Dataset, Split, SplitName
 from mtlbench.contracts.encoder import Encoder, EncoderFactory, Pyramid, PyramidShape
-from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Output, Task, Vector, labelled
+from mtlbench.contracts.task import Likelihood, Loss, Map, Metric, Moves, Output, Task, Vector, labelled
 from mtlbench.contracts.weighting import Lookahead, Need, Weighting
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Architecture",
     "Auxiliary",
     "Batch",
+    "Change",
     "Dataset",
     "Encoder",
     "EncoderFactory",
@@ -21,6 +22,7 @@ __all__ = [
     "Loss",
     "Map",
     "Metric",
+    "Moves",
     "Need",
     "Output",
     "Pyramid",

@@ -40,6 +40,11 @@ class Batch:
         return Batch(inputs, {k: v.to(device, non_blocking=True) for k, v in self.targets.items()})
 
 
+Change = Callable[[Batch, Tensor], Batch]
+"""What makes of a batch that was read, and the indices (int64 ``[B]``) it was read at, what is used
+instead."""
+
+
 class Split(ABC):
     """Samples that are read by index, a batch at a time."""
 
@@ -53,6 +58,26 @@ class Split(ABC):
     @abstractmethod
     def fetch(self, indices: Tensor) -> Batch:
         """Return the samples at ``indices`` (int64 ``[B]``), in that order."""
+
+    def changed(self, change: Change) -> Split:
+        """Return these samples changed as they are read, before any target is derived from them.
+
+        change: a function of what it is given and of nothing else, since threads may call it at once.
+        """
+        return _Changed(self, change)
+
+
+class _Changed(Split):
+    streamed = True  # to change a batch takes time, as to read one does
+
+    def __init__(self, split: Split, change: Change) -> None:
+        self._split, self._change = split, change
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def fetch(self, indices: Tensor) -> Batch:
+        return self._change(self._split.fetch(indices), indices)
 
 
 class Dataset(ABC):

@@ -12,6 +12,9 @@ from torch import Tensor
 
 Likelihood = Literal["categorical", "gaussian", "laplace"]
 
+Moves = Literal["fixed", "map", "depth", "inverse-depth", "normals", "box", "derived"]
+"""What becomes of a target when its image is flipped, cropped or zoomed; see `Task`."""
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -89,6 +92,15 @@ class Task:
     name: unique within a dataset. output: what its head must give. loss, metrics: see there; the first
     metric is the one that short summaries show. auxiliary: True for a task whose target is derived from
     the input; it is trained and reported, and does not enter Δ-MTL.
+
+    moves: what its target is when the image is moved. ``fixed``: it stays what it is, as a class does;
+    ``map``: a value a pixel, which goes where the pixel goes; ``depth``, ``inverse-depth``: a map of
+    distances (or of one over them), which a zoom makes smaller (larger); ``normals``: a map of directions x,
+    y, z with x to the right; ``box``: xmin, ymin, xmax, ymax in 0..1; ``derived``: made from the moved image.
+    None: as output, loss and metrics tell (see `mtlbench.data.augment.moves_of`). mirror: whether the target
+    of a mirrored image is
+    known: True where labels stay as they are, False where there is no answer (as for a written digit), or for
+    each class the one that it becomes, such as (1, 0) for a left and a right hand.
     """
 
     name: str
@@ -96,3 +108,5 @@ class Task:
     loss: Loss
     metrics: tuple[Metric, ...]
     auxiliary: bool = False
+    moves: Moves | None = None
+    mirror: bool | tuple[int, ...] = True

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from mtlbench.contracts import Auxiliary, Batch, Dataset, Split, SplitName
+from mtlbench.contracts import Auxiliary, Batch, Change, Dataset, Split, SplitName
 from mtlbench.errors import MtlbenchError
 
 
@@ -45,7 +45,8 @@ class _WithAuxiliary(Dataset):
             taken.append(task.name)
         self.dataset = dataset
         self.title = f"{dataset.title} with {', '.join(self.auxiliaries)}"
-        self.tasks = (*dataset.tasks, *(replace(task, auxiliary=not scored) for task in tasks))
+        own = (replace(task, auxiliary=not scored, moves="derived") for task in tasks)
+        self.tasks = (*dataset.tasks, *own)
         self.input_shape = dataset.input_shape
         self.partial, self.notice = dataset.partial, dataset.notice
 
@@ -62,6 +63,9 @@ class _Split(Split):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def changed(self, change: Change) -> Split:
+        return _Split(self.samples.changed(change), self.name, self.auxiliaries, self.title)
 
     def fetch(self, indices: torch.Tensor) -> Batch:
         batch = self.samples.fetch(indices)

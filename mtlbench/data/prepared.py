@@ -328,13 +328,14 @@ class PreparedDataset(Dataset):
     def __init__(self, data_dir: Path, size: int | None = None, memory: int = MEMORY_BUDGET) -> None:
         self._memory = memory
         self._file = self._generated(data_dir, size) if self.generated else self._prepared(data_dir, size)
-        if any(self.declared.get(task) != found for task, found in self._file.declared.items()):
+        there = self._file.declared
+        if any(_stored(self.declared.get(task, {})) != _stored(found) for task, found in there.items()):
             raise MtlbenchError(
                 f"{self.name}: the prepared file has other tasks than this version of mtlbench; run: "
                 f"{self._command(data_dir, size)}"
             )
         self.title = self._file.title
-        self.tasks = self._file.tasks
+        self.tasks = make_tasks({task: self.declared[task] for task in there})
         self.input_shape = self._file.input_shape
         self.partial = may_lack(self.declared)
         self.arrays = {task.name: task.name for task in self.tasks}
@@ -462,6 +463,11 @@ class PreparedDataset(Dataset):
                 return file
         cls._write(path, Path(), size)
         return PreparedFile(path, remedy)
+
+
+def _stored(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a task's declaration says what its array holds; how it moves is not up to the file."""
+    return {key: value for key, value in declared.items() if key not in ("fixed", "inverse", "mirror")}
 
 
 def prepared_sizes(data_dir: Path, name: str) -> list[int]:

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.contracts import Batch, Dataset, Map, SplitName, Task
+from mtlbench.data.augment import Augment
 from mtlbench.inspection import style
 from mtlbench.inspection.inside import picture_of
 from mtlbench.inspection.passes import chosen
+from mtlbench.tasks import is_box, is_normals
+from mtlbench.training.augmented import augmented
 
 UNLABELLED = (0.62, 0.62, 0.62)
 VALUES = 4
@@ -41,12 +44,11 @@ def kind_of(task: Task) -> str:
         if categorical:
             return "class-map"
         if task.output.channels == 3:
-            return "normals" if any(metric.unit == "deg" for metric in task.metrics) else "image-map"
+            return "normals" if is_normals(task) else "image-map"
         return "value-map"
     if categorical:
         return "classes"
-    boxes = task.output.size == 4 and any(metric.name.startswith("box") for metric in task.metrics)
-    return "boxes" if boxes else "values"
+    return "boxes" if is_box(task) else "values"
 
 
 def draw_box(axis: Axes, image: NDArray[Any], box: Tensor, colour: str, dashes: Any = "-") -> None:
@@ -136,17 +138,24 @@ def _rgb(values: Tensor) -> NDArray[Any]:
 # ---- contact sheets ---------------------------------------------------------------------------------------
 
 
-def contact_sheet(dataset: Dataset, split: SplitName, images: Sequence[int] | None, count: int) -> Figure:
+def contact_sheet(
+    dataset: Dataset,
+    split: SplitName,
+    images: Sequence[int] | None,
+    count: int,
+    augment: Augment | None = None,
+) -> Figure:
     """Return samples of a split with all their targets, eight side by side.
 
-    images: which samples; None: ``count``, evenly spaced. Boxes are drawn into the input, maps below it, and
-    labels and numbers are written below. Tasks with inputs of their own come one after another.
+    images: which samples; None: ``count``, evenly spaced. augment: what is done to them, drawn as in the
+    first epoch of seed 0. Boxes are drawn into the input, maps below it, and labels and numbers are written
+    below. Tasks with inputs of their own come one after another.
     """
     parts = dataset.split(split)
     groups = (
-        [(parts[task.name], [task]) for task in dataset.tasks]
+        [(augmented(parts[task.name], augment, 0, 0, task.name), [task]) for task in dataset.tasks]
         if isinstance(parts, Mapping)
-        else [(parts, list(dataset.tasks))]
+        else [(augmented(parts, augment, 0, 0, ""), list(dataset.tasks))]
     )
     bands = []
     for part, tasks in groups:
@@ -160,7 +169,7 @@ def contact_sheet(dataset: Dataset, split: SplitName, images: Sequence[int] | No
         len(heights),
         columns,
         (1.6 + 1.3 / columns, sum(heights) / len(heights)),
-        f"{dataset.title}: {split} split",
+        f"{dataset.title}: {split} split" + (f", {augment}" if augment else ""),
         layout="compressed",
         gridspec_kw={"height_ratios": heights},
     )

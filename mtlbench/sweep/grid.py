@@ -18,7 +18,7 @@ from mtlbench.training.model import Run
 SPECS = ("arch", "weight", "data", "encoder")
 """Settings that a comma separates into several, as in ``--arch hps,mmoe[experts=4]``."""
 
-LISTS = ("seeds", "tasks", "aux", "head", "plugin")
+LISTS = ("seeds", "tasks", "aux", "augment", "head", "plugin")
 """Settings that are lists already, so that a list of them is one value."""
 
 

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor
 
 from mtlbench.contracts import Batch, Dataset, Split, Task, labelled
+from mtlbench.data.augment import Augment
 from mtlbench.errors import Interrupted, MtlbenchError, RunFailedError
 from mtlbench.gradients import Batches, Step
 from mtlbench.parallel import ALONE, Ranks, synchronise_batch_norm
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training import conflicts
 from mtlbench.training.ahead import ahead
+from mtlbench.training.augmented import augmented, build_augment
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
 from mtlbench.training.memory import PeakMemory
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
@@ -95,9 +98,16 @@ class _Loader:
     """
 
     def __init__(
-        self, split: Split | Mapping[str, Split], tasks: list[str], run: Run, batches: int, ranks: Ranks
+        self,
+        split: Split | Mapping[str, Split],
+        tasks: list[str],
+        run: Run,
+        batches: int,
+        ranks: Ranks,
+        augment: Augment | None = None,
     ) -> None:
         self.parts = {t: split[t] for t in tasks} if isinstance(split, Mapping) else {"": split}
+        self.augment = augment
         self.joint = not isinstance(split, Mapping)
         self.run = run
         self.size: int = run.protocol["batch_size"]
@@ -119,10 +129,15 @@ class _Loader:
             for name, part in self.parts.items()
         }
         steps = (self._drawn(step, orders) for step in range(start, self.steps))
-        if not any(part.streamed for part in self.parts.values()):
-            yield from map(self._step, steps)
+        parts = {
+            name: augmented(part, self.augment, self.run.seed, epoch, name)
+            for name, part in self.parts.items()
+        }
+        fetch = partial(self._step, parts)
+        if not any(part.streamed for part in parts.values()):
+            yield from map(fetch, steps)
         else:
-            yield from ahead(self._step, steps, self.run.prefetch)
+            yield from ahead(fetch, steps, self.run.prefetch)
 
     def _drawn(self, step: int, orders: Mapping[str, Sequence[Tensor]]) -> list[dict[str, Tensor]]:
         """Return which samples the batches of a step are made of."""
@@ -131,18 +146,20 @@ class _Loader:
             for n in range(step * self.batches, (step + 1) * self.batches)
         ]
 
-    def _step(self, drawn: Sequence[Mapping[str, Tensor]]) -> tuple[list[list[Batches]], int]:
+    def _step(
+        self, parts: Mapping[str, Split], drawn: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[list[list[Batches]], int]:
         """Return the batches of a step and the samples of all ranks."""
         samples = sum(len(indices) for batch in drawn for indices in batch.values())
-        return [self._fetch(batch) for batch in drawn], samples
+        return [self._fetch(parts, batch) for batch in drawn], samples
 
-    def _fetch(self, drawn: Mapping[str, Tensor]) -> list[Batches]:
+    def _fetch(self, parts: Mapping[str, Split], drawn: Mapping[str, Tensor]) -> list[Batches]:
         """Return this rank's share of every micro-batch."""
         micro = {name: _cut(indices, self.run.protocol["accumulate"]) for name, indices in drawn.items()}
         found: list[Batches] = []
         for number in range(max(map(len, micro.values()))):
             part = {
-                name: self._share(self.parts[name], pieces[number] if number < len(pieces) else pieces[0][:0])
+                name: self._share(parts[name], pieces[number] if number < len(pieces) else pieces[0][:0])
                 for name, pieces in micro.items()
             }
             found.append(part[""] if self.joint else part)
@@ -211,7 +228,11 @@ class _Loop:
             seed_everything(derive(run.seed, "training", "process", ranks.rank))
         self.engine = build_engine(run, dataset, self.model, self.weighting, ranks)
         self.optimizer = build_optimizer(run.settings, self.model, self.weighting)
-        self.loader = _Loader(dataset.split("train"), self.names, run, self.weighting.needs.batches, ranks)
+        augment = build_augment(run.protocol, dataset, self.tasks)
+        self.loader = _Loader(
+            dataset.split("train"), self.names, run, self.weighting.needs.batches, ranks, augment
+        )
+        self.partial = dataset.partial or (augment is not None and augment.cutting)
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
         if resume and checkpoint is not None and ranks.from_first(checkpoint.exists):
@@ -321,7 +342,7 @@ class _Loop:
 
     def _step(self, fetched: Sequence[Sequence[Batches]]) -> None:
         progress = self.progress
-        present = self._labelled(fetched) if self.dataset.partial else None
+        present = self._labelled(fetched) if self.partial else None
         if present is not None and not present:
             return
         batch, *others = [[_placed(part, self.device) for part in parts] for parts in fetched]

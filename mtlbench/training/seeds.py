@@ -20,6 +20,16 @@ def derive(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
+def uniforms(count: int, seed: int, *names: object) -> list[float]:
+    """Return the first ``count`` numbers of the stream ``names``, uniform in [0, 1).
+
+    For many short streams, where a generator of its own for each would take longer than its numbers are
+    worth.
+    """
+    drawn = hashlib.shake_256("/".join(map(str, (seed, *names))).encode()).digest(8 * count)
+    return [(int.from_bytes(drawn[i : i + 8]) >> 11) / 2**53 for i in range(0, 8 * count, 8)]
+
+
 @contextmanager
 def stream(seed: int, *names: object) -> Iterator[None]:
     """Draw from the named stream inside the block; the global generator is as before after it."""

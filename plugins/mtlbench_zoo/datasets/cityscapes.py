@@ -38,9 +38,9 @@ class Cityscapes(PreparedDataset):
     declared: ClassVar[Declared] = {
         "segmentation_7": {"kind": "segmentation", "classes": 7},
         "segmentation_19": {"kind": "segmentation", "classes": 19},
-        "depth": {"kind": "depth", "unit": "1"},
+        "depth": {"kind": "depth", "unit": "1", "inverse": True},
     }
-    tasks = (segmentation("segmentation", 7), depth("depth", "1"))
+    tasks = (segmentation("segmentation", 7), depth("depth", "1", inverse=True))
     licence = "for non-commercial research, after registration"
     citation = (
         "M. Cordts, M. Omran, S. Ramos, T. Rehfeld, M. Enzweiler, R. Benenson, U. Franke, S. Roth, B. "
@@ -70,7 +70,7 @@ class Cityscapes(PreparedDataset):
                 f"published folder and run: mtlbench data prepare cityscapes --source DIR --data-dir "
                 f"{data_dir}"
             )
-        self.tasks = (segmentation("segmentation", classes), depth("depth", "1"))
+        self.tasks = (segmentation("segmentation", classes), depth("depth", "1", inverse=True))
         self.arrays = {"segmentation": labels, "depth": "depth"}
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ class Digits(Dataset):
     encoder = "conv"
     title = "digits"
     input_shape = (1, CANVAS, CANVAS)
-    tasks = (classification("left", 10), classification("right", 10))
+    tasks = tuple(replace(classification(side, 10), mirror=False) for side in ("left", "right"))
     licence = "CC BY 4.0"
     citation = "E. Alpaydin, C. Kaynak. Optical Recognition of Handwritten Digits. UCI, 1998."
     homepage = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"

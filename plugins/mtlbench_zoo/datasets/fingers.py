@@ -37,7 +37,7 @@ class Fingers(PreparedDataset):
     default_size = 128
     declared: ClassVar[Declared] = {
         "count": {"kind": "classification", "classes": 6},
-        "hand": {"kind": "classification", "classes": 2},
+        "hand": {"kind": "classification", "classes": 2, "mirror": [1, 0]},
     }
     licence = "see its homepage"
     citation = "P. Koryakin. Fingers: images of left and right hands. Kaggle, 2019."

@@ -34,7 +34,7 @@ class Streets(Rendered):
     generated = "streets, version 1"
     declared: ClassVar[Declared] = {
         "segmentation": {"kind": "segmentation", "classes": len(CLASSES)},
-        "depth": {"kind": "depth", "unit": "1/m"},
+        "depth": {"kind": "depth", "unit": "1/m", "inverse": True},
     }
 
     @classmethod
