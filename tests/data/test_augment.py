@@ -196,7 +196,7 @@ def test_a_draw_hangs_on_seed_epoch_and_sample_alone(stored: torch.dtype) -> Non
 
     def read(indices: list[int], seed: int = 3, epoch: int = 1, text: str = ALL, part: str = "") -> Tensor:
         found = augmented(samples, made(text), seed, epoch, part).fetch(torch.tensor(indices))
-        rest = [target.double().flatten(1) for target in found.targets.values()]
+        rest = [target.double().reshape(len(target), -1) for target in found.targets.values()]
         return torch.cat([found.inputs.double().flatten(1), *rest], 1).nan_to_num(nan=-7)
 
     whole = read(list(range(30)))
@@ -303,13 +303,15 @@ def test_depth_and_normals_still_fit_the_camera(mirrored: bool, factor: float) -
     points, vectors = rays * found["depth"] * factor, found["normals"]
 
     def misfit(vectors: Tensor) -> float:
-        step = points[..., 1:] - points[..., :-1]
-        same = (vectors[..., 1:] * vectors[..., :-1]).sum(1) > 0.9999
-        off = (vectors[..., 1:] * step).sum(1).abs() / step.norm(dim=1)
-        return float(off[same & (step.norm(dim=1) > 1e-6)].quantile(0.8))
+        """The sine of the angle between a surface and a step along it, of 12 pixels: depth has steps."""
+        step = points[..., 12:] - points[..., :-12]
+        same = (vectors[..., 12:] * vectors[..., :-12]).sum(1) > 0.999
+        off = (vectors[..., 12:] * step).sum(1).abs() / step.norm(dim=1)
+        return float(off[same].median())
 
-    assert misfit(vectors) < 0.01
-    assert misfit(vectors * torch.tensor([-1, 1, 1])[:, None, None]) > 0.1, "the wrong sign would be seen"
+    right, wrong = misfit(vectors), misfit(vectors * torch.tensor([-1, 1, 1])[:, None, None])
+    assert right < 0.001
+    assert wrong > 0.2
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3, 64, 96), rtol=0, atol=2e-3)
 
 

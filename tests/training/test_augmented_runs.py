@@ -44,7 +44,7 @@ class Quiet(Silence):
         {},
         {"data": "tiny[apart=true]", "weight": "mgda"},
         {"aux": ("edges", "denoise"), "accumulate": 2},
-        {"data": "tiny[missing=0.3]", "weight": "modo"},
+        {"data": "tiny[missing=0.3]", "weight": "modo", "batch_size": 2},
     ],
     ids=str,
 )
@@ -170,7 +170,7 @@ def test_a_sweep_trains_what_it_planned(registry: Registry, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "data", "message"),
     [
-        (("--augment", "flop"), "tiny", "unknown augmentation 'flop'. Did you mean 'flip'?"),
+        (("--augment", "flop"), "tiny", "unknown augmentation 'flop'. Did you mean 'flip'"),
         (("--augment", "scale[factor=2]"), "tiny", "unknown parameter 'factor'. Did you mean 'factors'?"),
         (("--augment", "flip,flip"), "tiny", "'augment' names something twice"),
         (("--augment", "flip"), "digits", "a mirrored image has no right target for 'left'"),
