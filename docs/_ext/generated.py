@@ -2,7 +2,7 @@
 
 - ``<!-- options run -->``, ``<!-- options protocol -->``: the settings of ``mtlbench run``, from `RunConfig`;
 - ``<!-- methods KIND -->``: the method cards of a kind of plugin, from the registry and the docstrings;
-- ``<!-- heads all -->``: the cards of the heads, which are no plugins, from their docstrings;
+- ``<!-- heads all -->``, ``<!-- augmentations all -->``: the cards of what is no plugin, from the docstrings;
 - ``<!-- printed FILE -->``: really printed output, a file of ``_printed/``.
 """
 
@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 
-_MARK = re.compile(r"^<!-- (options|methods|heads|printed) ?(.*?) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (options|methods|heads|augmentations|printed) ?(.*?) -->$", re.MULTILINE)
 _SPECIAL = re.compile(r"([\\*_\[\]<>|$#~^])")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -96,6 +96,15 @@ def heads(_: str) -> str:
         + _card(cls, parameters(cls, cls.context), [("Gives", "a map" if cls.gives is Map else "a vector")])
         for name, cls in HEADS.items()
     )
+
+
+def augmentations(_: str) -> str:
+    """Return the cards of all augmentations."""
+    from mtlbench.data.augment import AUGMENTATIONS
+    from mtlbench.spec import parameters
+
+    cards = (f"### `{name}`\n\n{_card(cls, parameters(cls, ()), [])}" for name, cls in AUGMENTATIONS.items())
+    return "\n\n".join(cards)
 
 
 def _method(plugin: Any) -> str:
@@ -200,7 +209,13 @@ def card(docstring: str, parameters: Collection[str]) -> str:
 
 
 def _replace(app: Sphinx, docname: str, source: list[str]) -> None:
-    makers = {"options": options, "methods": methods, "heads": heads, "printed": printed}
+    makers = {
+        "options": options,
+        "methods": methods,
+        "heads": heads,
+        "augmentations": augmentations,
+        "printed": printed,
+    }
     source[0] = _MARK.sub(lambda mark: makers[mark[1]](mark[2]), source[0])
 
 

@@ -68,9 +68,14 @@ class View(NamedTuple):
             return torch.where(self.mirrored[:, None, None, None], values.flip(-1), values), None
         y, x = (place.floor().long() for place in self.places)
         off_y, off_x = (y < 0) | (y >= height), (x < 0) | (x >= width)
-        sample = torch.arange(len(values))[:, None, None]
-        y, x = y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None, :]
-        shown = values.movedim(1, -1)[sample, y, x].movedim(-1, 1)
+        # One by one and with channels last: three times as fast as one index for all.
+        picked = [
+            one.index_select(0, rows).index_select(1, columns)
+            for one, rows, columns in zip(
+                values.movedim(1, -1), y.clamp(0, height - 1), x.clamp(0, width - 1), strict=True
+            )
+        ]
+        shown = torch.stack(picked).movedim(-1, 1)
         outside = off_y[:, :, None] | off_x[:, None, :] if off_y.any() or off_x.any() else None
         return shown, None if outside is None else outside[:, None]
 

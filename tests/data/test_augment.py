@@ -68,7 +68,7 @@ edges = st.tuples(st.integers(0, W - 1), st.integers(0, H - 1), st.integers(1, W
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     corners=st.lists(edges, min_size=1, max_size=4),
