@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint types imports tests docs bench bench-check clean
+.PHONY: help run test lint types imports tests docs leaderboard bench bench-check clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -51,6 +51,9 @@ tests: $(VENV)/.installed-dev  ## pytest on JOBS workers
 docs: $(VENV)/.installed-dev  ## build the documentation; a warning is an error
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -b html docs $(DOCS)
 	@echo "docs: $(DOCS)/index.html"
+
+leaderboard: $(VENV)/.installed  ## build this repository's leaderboard anew, from the records in results/leaderboard
+	@$(BIN)/mtlbench leaderboard build results/leaderboard -o docs/_extra/leaderboard
 
 bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 20 minutes; write the tables that docs show
 	$(BIN)/python benchmarks/peers/get.py

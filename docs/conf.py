@@ -32,6 +32,7 @@ html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "mtlbench"
 html_static_path = ["_static"]
+html_extra_path = ["_extra"]
 html_css_files = ["mtlbench.css"]
 html_show_sphinx = False
 html_copy_source = False

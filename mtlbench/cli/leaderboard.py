@@ -139,16 +139,26 @@ def ci(
         click.echo(f"no record was changed since {base}")
     context.invoke(verify, store=store, board=None)
     context.invoke(build, store=store, output=output, check=True, reference=reference, published=published)
-    record = checks.pick(Store(store), limit, pick) if rerun else None
-    if record is not None:
-        name = f"{'/'.join(record.folder)}/{record.run_id}"
-        outcome, off = checks.rerun(record, data_dir, files, Quiet())
-        click.echo(f"{name} trained again: {outcome}", err=bool(off))
+    if not rerun:
+        return
+    elsewhere: dict[str, str] = {}
+    for record in checks.picks(Store(store), limit, pick):
+        data, _ = record.folder
+        if data in elsewhere:
+            continue
+        try:
+            outcome, off = checks.rerun(record, data_dir, files, Quiet())
+        except checks.Elsewhere as error:
+            elsewhere[data] = str(error)
+            click.echo(f"no record of {data} can be trained again here: {error}")
+            continue
+        click.echo(f"{'/'.join(record.folder)}/{record.run_id} trained again: {outcome}", err=bool(off))
         for line in off:
             click.echo(f"  {line}", err=True)
         if off:
             raise SystemExit(1)
-    elif rerun:
+        return
+    if not elsewhere:
         click.echo(f"no record cost at most {limit:g} s, so none was trained again")
 
 

@@ -5,10 +5,12 @@ Nothing here depends on the order of files, on dates or on the machine: a board 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +138,23 @@ class Board:
     ranking: Ranking | None
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause Python's search for cycles of garbage.
+
+    Tables make none, and looking for some among the millions of objects of 10,000 records takes as long as
+    all the rest.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+@uncollected()
 def build(store: Store, reference: str | None = None, published: Iterable[tuple[str, Row]] = ()) -> Board:
     """Make the board of a store.
 
@@ -145,13 +164,18 @@ def build(store: Store, reference: str | None = None, published: Iterable[tuple[
     """
     latest: dict[str, Record] = {}
     costs: dict[str, Cost | None] = {}
-    digest = hashlib.sha256()
-    count = 0
-    for record in sorted(store.records(), key=lambda r: (r.run_id, r.values["attempt"])):
-        count += 1
-        latest[record.run_id] = record  # a later attempt stands for the run, as it does for the command
-        costs[record.run_id] = cost = store.cost(record)
-        digest.update(canonical([record.values, None if cost is None else vars(cost)]).encode())
+    digests = []
+    for path in store.paths():
+        text, beside = store.texts(path)
+        record, cost = Record.loads(text, str(path)), None if beside is None else Cost.loads(beside)
+        attempt = int(record.values["attempt"])
+        digests.append((record.run_id, attempt, hashlib.sha256(f"{text}{cost}".encode()).digest()))
+        before = latest.get(record.run_id)
+        if before is None or before.values["attempt"] < attempt:
+            latest[record.run_id] = record  # a later attempt stands for the run, as it does for the command
+            costs[record.run_id] = cost
+    digest = hashlib.sha256(b"".join(found for *_, found in sorted(digests))).hexdigest()[:16]
+    latest = dict(sorted(latest.items()))
     named = {name for record in latest.values() for name in record.values["baselines"].values()}
     groups: dict[tuple[str, str, tuple[str, ...]], list[Record]] = {}
     for record in latest.values():
@@ -172,7 +196,7 @@ def build(store: Store, reference: str | None = None, published: Iterable[tuple[
     published = list(published)
     for table in tables:
         table.rows += [row for dataset, row in published if dataset == table.dataset]
-    return Board(tuple(tables), digest.hexdigest()[:16], count, _ranking(tables))
+    return Board(tuple(tables), digest, len(digests), _ranking(tables))
 
 
 def _table(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mtlbench.config import RunConfig
+from mtlbench.data.folder import data_folder
 from mtlbench.errors import MtlbenchError
 from mtlbench.experiment import Experiment, Watcher
 from mtlbench.leaderboard.board import spell
@@ -20,6 +21,10 @@ from mtlbench.results import Record, Store
 
 TOLERANCE = 0.05
 """How far, relative to the record, a score may come out on a machine of another kind."""
+
+
+class Elsewhere(MtlbenchError):
+    """The data of a record is not on this machine."""
 
 
 def modified(root: Path, base: str) -> list[str]:
@@ -46,19 +51,16 @@ def modified(root: Path, base: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.endswith(".json")]
 
 
-def pick(store: Store, limit: float, seed: int) -> Record | None:
-    """Choose one good record at random that cost at most ``limit`` seconds; None where there is none."""
+def picks(store: Store, limit: float, seed: int) -> Iterator[Record]:
+    """Yield the good records that cost at most ``limit`` seconds, in an order that is drawn with ``seed``."""
     small = []
     for record in store.records():
         cost = store.cost(record)
-        if (
-            record.status == "ok"
-            and record.values["attempt"] == 1
-            and cost is not None
-            and cost.seconds <= limit
-        ):
+        first = record.values["attempt"] == 1
+        if record.status == "ok" and first and cost is not None and cost.seconds <= limit:
             small.append(record)
-    return random.Random(seed).choice(small) if small else None
+    random.Random(seed).shuffle(small)
+    yield from small
 
 
 def rerun(
@@ -70,7 +72,8 @@ def rerun(
 ) -> tuple[str, list[str]]:
     """Train the record's config again and return (what came of it, the scores that came out otherwise).
 
-    With the same code, libraries and kind of device scores must be equal, else within `TOLERANCE`.
+    With the same code, libraries and kind of device scores must be equal, else within `TOLERANCE`. Raises
+    `Elsewhere` where its data is not here.
     """
     values = record.values
     asked = settings(values["spec"], values["protocol"])
@@ -84,7 +87,9 @@ def rerun(
             baseline=False,
             save_model=False,
         )
-        experiment = Experiment(config, Registry(config.plugin))
+        registry = Registry(config.plugin)
+        _find_data(registry, config, record)
+        experiment = Experiment(config, registry)
         again = experiment.execute(watcher, stopped)[0].run.record.values
     same = again["run_id"] == values["run_id"] and again["env"] == values["env"]
     if again["data"]["fingerprint"] != values["data"]["fingerprint"]:
@@ -97,6 +102,17 @@ def rerun(
     ]
     exact = "equal to the last bit" if same else f"within {TOLERANCE:.0%} (other code, libraries or device)"
     return exact if not off else f"not {exact}", off
+
+
+def _find_data(registry: Registry, config: RunConfig, record: Record) -> None:
+    """Raise `Elsewhere` unless the record's data is here, be it as it was or not."""
+    choice, title = registry.choose("datasets", config.data), record.values["data"]["title"]
+    try:
+        found = choice.build(data_dir=data_folder(config.data_dir), memory=int(config.memory * 2**30)).title
+    except MtlbenchError as error:
+        raise Elsewhere(str(error)) from None
+    if title != found and not title.startswith(f"{found} with "):  # auxiliary tasks
+        raise Elsewhere(f"'{title}' is not prepared, and '{found}' is something else")
 
 
 def _score(values: Any, task: str, metric: str) -> float | None:

@@ -12,34 +12,55 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from mtlbench.results import Summary
+from mtlbench.results.statistics import Ranking
 
 POINTS = 40
 """A curve is drawn through at most so many points; more cannot be seen at its size."""
 
 
+BAR, TALL = 110, 34
+"""Width and height of a row's bar, in pixels: as high as the row, so that the zero lines make one line."""
+
+
+def _along(value: float, scale: float) -> float:
+    """Return where a value stands on a bar whose ends are -scale and +scale."""
+    return BAR / 2 * (1 + max(-1.0, min(1.0, value / scale)))
+
+
 def bar(summary: Summary, scale: float) -> Markup:
     """Draw a Δ-MTL from the zero line, with its interval; ``scale`` is where the picture ends, in %."""
-    width, half = 110, 55.0
-
-    def x(value: float) -> float:
-        return half + max(-1.0, min(1.0, value / scale)) * (half - 2)
-
-    end = x(summary.mean)
-    kind = "good" if summary.mean >= 0 else "bad"
-    parts = [
-        f'<rect class="{kind}" x="{min(half, end):.1f}" y="3" width="{abs(end - half):.1f}" height="10"/>',
-        f'<line class="axis" x1="{half:.1f}" y1="0" x2="{half:.1f}" y2="16"/>',
-    ]
+    zero, end, middle = BAR / 2, _along(summary.mean, scale), TALL // 2
+    kind = "good" if summary.mean > 0 else "bad"
+    path = ""
     if summary.half_width is not None:
         low, high = summary.mean - summary.half_width, summary.mean + summary.half_width
-        parts.append(f'<line class="whisker" x1="{x(low):.1f}" y1="8" x2="{x(high):.1f}" y2="8"/>')
+        path = f"M{_along(low, scale):.1f} {middle}H{_along(high, scale):.1f}"
         # An end that lies outside the picture has no cap: the line runs out of it.
-        parts += [
-            f'<line class="whisker" x1="{x(end):.1f}" y1="5" x2="{x(end):.1f}" y2="11"/>'
-            for end in (low, high)
-            if abs(end) < scale
-        ]
-    return Markup(f'<svg width="{width}" height="16" aria-hidden="true">{"".join(parts)}</svg>')
+        for value in (low, high):
+            if abs(value) < scale:
+                path += f"M{_along(value, scale):.1f} {middle - 3}v6"
+    return Markup(
+        f'<svg class="bar" width="{BAR}" height="{TALL}" aria-hidden="true"><rect class="{kind}"'
+        f' x="{min(zero, end):.1f}" y="{middle - 6}" width="{abs(end - zero):.1f}" height="12"/>'
+        f'<path class="axis" d="M{zero:.1f} 0V{TALL}"/>'
+        + (f'<path class="whisker" d="{path}"/></svg>' if path else "</svg>")
+    )
+
+
+def ruler(scale: float) -> Markup:
+    """Draw what the bars of a column are read by: the zero line and a round number on either side."""
+    tick = _ticks(0, scale * 0.85)[-1] or scale
+    parts = [
+        f'<path class="axis" d="M{_along(value, scale):.1f} 14v4"/>'
+        + _text(_along(value, scale), 11, signed(value), "middle")
+        for value in (-tick, 0.0, tick)
+    ]
+    return Markup(f'<svg class="bar" width="{BAR}" height="18" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def signed(value: float) -> str:
+    """Write a round number with its sign."""
+    return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
 def curves(lines: Sequence[Sequence[float | None]], label: str) -> Markup:
@@ -114,7 +135,7 @@ def pareto(points: Sequence[Point], label: str) -> Markup:
     for tick in _ticks(bottom, ceiling):
         kind = "axis" if tick == 0 else "grid"
         parts.append(f'<line class="{kind}" x1="{left}" y1="{y(tick):.1f}" x2="{right}" y2="{y(tick):.1f}"/>')
-        parts.append(_text(left - 6, y(tick) + 4, f"{tick:+g} %" if tick else "0 %", "end"))
+        parts.append(_text(left - 6, y(tick) + 4, f"{signed(tick)} %", "end"))
     for seconds in _times(10**low, 10**high):
         parts.append(
             f'<line class="grid" x1="{x(seconds):.1f}" y1="{top}" x2="{x(seconds):.1f}" y2="{base}"/>'
@@ -127,17 +148,75 @@ def pareto(points: Sequence[Point], label: str) -> Markup:
         parts.append(f'<path class="frontier" d="M{path}"/>')
     spots = [(x(p.seconds), y(p.delta)) for p in points]
     boxes: list[tuple[float, float, float, float]] = []
+    drawn = []
+    # The front takes its labels first, and is drawn last, over the others.
     for p in sorted(points, key=lambda p: (not p.front, -p.delta, p.label)):
         cx, cy = x(p.seconds), y(p.delta)
         title = escape(f"{p.label}: {p.delta:+.2f} % in {_short(p.seconds)}")
         kind, radius = ("front", 6) if p.front else ("point", 4.5)
         circle = f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}"/>'
         words = _beside(p.label, cx, cy, right, boxes, spots)
-        parts.append(
+        drawn.append(
             f'<a href="#{escape(p.target)}" aria-label="{title}"><title>{title}</title>{circle}{words}</a>'
         )
+    parts += reversed(drawn)
     return Markup(
-        f'<svg class="pareto" viewBox="0 0 {width} {height}" role="group" aria-label="{escape(label)}">'
+        f'<svg class="plot pareto" viewBox="0 0 {width} {height}" role="group" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def critical_difference(ranking: Ranking, label: str) -> Markup:
+    """Draw methods on an axis of mean ranks, the best on the left; a bar joins what is not told apart.
+
+    Source: Demšar, JMLR 2006, figure 1.
+    """
+    names, ranks, groups = ranking.methods, ranking.ranks, ranking.groups
+    width, left, right, axis, line = 720, 190.0, 530.0, 44.0, 20.0
+    # Ranks leave no room at the end for a ruler of the critical difference: the axis is at least as long.
+    low = math.floor(ranks[0])
+    high = max(math.ceil(ranks[-1]), low + math.ceil(ranking.critical))
+
+    def x(rank: float) -> float:
+        return left + (right - left) * (rank - low) / (high - low)
+
+    def stroke(kind: str, *points: tuple[float, float]) -> str:
+        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+        return f'<path class="{kind}" d="M{path}"/>'
+
+    ends: list[float] = []  # of the last bar on each level
+    levels = []
+    for first, last in groups:
+        level = next((i for i, end in enumerate(ends) if x(ranks[first]) - end > 8), len(ends))
+        ends[level : level + 1] = [x(ranks[last])]
+        levels.append(level)
+    top = axis + 10 + 7 * len(ends)
+    half = (len(names) + 1) // 2
+    parts = [stroke("axis", (left, axis), (right, axis))]
+    for tick in _ticks(low, high) if high - low > 8 else range(low, high + 1):
+        parts.append(stroke("axis", (x(tick), axis - 4), (x(tick), axis)))
+        parts.append(_text(x(tick), axis - 8, f"{tick:g}", "middle"))
+    rule = 12.0
+    parts.append(
+        stroke("whisker", (x(low), rule - 4), (x(low), rule + 4))
+        + stroke("whisker", (x(low), rule), (x(low + ranking.critical), rule))
+        + stroke("whisker", (x(low + ranking.critical), rule - 4), (x(low + ranking.critical), rule + 4))
+        + _text(x(low + ranking.critical) + 7, rule + 4, f"critical difference {ranking.critical:.2f}")
+    )
+    for (first, last), level in zip(groups, levels, strict=True):
+        y = axis + 9 + 7 * level
+        parts.append(stroke("alike", (x(ranks[first]) - 2, y), (x(ranks[last]) + 2, y)))
+    for place, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        best = place < half
+        y = top + line * (place if best else len(names) - 1 - place)
+        edge, sign = (left, -1) if best else (right, 1)
+        parts.append(stroke("leader", (x(rank), axis), (x(rank), y), (edge + sign * 4, y)))
+        parts.append(
+            _text(edge + sign * 9, y + 4, f"{name}  {rank:.2f}", "end" if best else "start", "label")
+        )
+    height = top + line * half
+    return Markup(
+        f'<svg class="plot" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"
     )
 

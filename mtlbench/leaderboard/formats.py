@@ -8,11 +8,13 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from mtlbench.config import Protocol, RunConfig, flag_name
-from mtlbench.leaderboard.board import Board, Column, Row, Table, spell
+from mtlbench.leaderboard.board import Board, Column, Row, Table, spell, uncollected
 from mtlbench.results import Summary
+from mtlbench.results.statistics import LEVEL, Ranking, Versus
 
 MISSING = "–"
 
@@ -61,29 +63,52 @@ def heading(column: Column) -> str:
     return f"{column.metric} {'↑' if column.higher_is_better else '↓'}{unit}"
 
 
-def verdict(row: Row) -> str:
-    """Say how a row stands to the best and to the reference, and no more than was shown."""
-    if row.kind == "run" and row.delta is None:
-        return row.missing[0].partition(": ")[2] if row.missing else ""
-    words = []
+def standing(row: Row) -> str:
+    """Say how a row stands to the best one, and no more than was shown; of one without Δ-MTL, why."""
+    if row.kind != "run":
+        return row.kind
+    if row.delta is None:
+        return row.missing[0].split(": ")[1] if row.missing else ""  # the notes tell the whole reason
     if row.best:
-        words.append("best")
-    elif row.tied:
-        words.append("tied with best")
-    elif row.kind == "run" and row.delta is not None and row.tied is None:
-        words.append("too few seeds to tell")
-    if row.versus is not None and row.versus.p is not None:
-        shown = "<0.001" if row.versus.p < 0.001 else f"{row.versus.p:.3f}"
-        words.append(f"p = {shown}" if shown[0] != "<" else f"p {shown}")
-    return ", ".join(words)
+        return "best"
+    return "too few seeds" if row.tied is None else "tied with best" if row.tied else "below best"
+
+
+def p_value(test: Versus | None) -> str:
+    """Write a corrected p; nothing where none was computed."""
+    if test is None or test.p is None:
+        return ""
+    return "<0.001" if test.p < 0.001 else f"{test.p:.3f}"
+
+
+def rank(row: Row) -> str:
+    """Write a mean rank; nothing where the row has gaps."""
+    return "" if row.rank is None else f"{row.rank:.2f}"
 
 
 def count(row: Row) -> str:
     """Write the number of seeds that count, of those that were run."""
     if row.kind == "published":
-        return "published"
+        return ""
     known = row.delta.n if row.delta else 0
     return str(known) if known == len(row.seeds) else f"{known} of {len(row.seeds)}"
+
+
+def takeaway(table: Table) -> str:
+    """Say in words what a table shows: its best row, what is tied with it, and whether it gained anything."""
+    runs = [row for row in table.rows if row.kind == "run" and row.delta is not None]
+    best = next((row for row in runs if row.best), None)
+    if best is None or best.delta is None:
+        return "No run of this table has a Δ-MTL."
+    words = f"{best.label} is best with a Δ-MTL of {percent(best.delta)}"
+    if best.delta.half_width is None:
+        return f"{words}, for one seed: whether that is chance can't be told."
+    if abs(best.delta.mean) <= best.delta.half_width:
+        words += ", an interval that holds zero"
+    tied, others = sum(row.tied is True for row in runs), len(runs) - 1
+    if others:
+        words += f". {tied or 'None'} of the other {others} rows {'is' if tied == 1 else 'are'} tied with it"
+    return words + "."
 
 
 def facts(table: Table) -> str:
@@ -123,10 +148,18 @@ def settings(spec: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, 
 
     Those that are as the command has them by default are left out.
     """
-    defaults = {f.name: f.default for f in fields(RunConfig)}
+    defaults = _defaults()
     asked = {_FLAGS.get(name, name): value for name, value in spec.items() if value not in (None, {})}
-    asked |= {f.name: protocol[f.name] for f in fields(Protocol) if f.name in protocol}
+    asked |= {name: protocol[name] for name in _PROTOCOL if name in protocol}
     return {k: v for k, v in asked.items() if k in defaults and k != "seed" and v != defaults[k]}
+
+
+_PROTOCOL = tuple(f.name for f in fields(Protocol))
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    return {f.name: f.default for f in fields(RunConfig)}
 
 
 _FLAGS = {"architecture": "arch", "weighting": "weight", "dataset": "data", "heads": "head"}
@@ -143,26 +176,47 @@ def markdown(board: Board) -> str:
             f"{facts(table)} · key `{table.key}`",
             "",
         ]
-        head = [
-            "#",
-            "method",
-            "Δ-MTL ↑",
-            "seeds",
-            "against best" + (f"; {table.reference}" if table.reference else ""),
-        ]
-        head += ["mean rank", *(f"{c.task} {heading(c)}" for c in table.columns), "training"]
-        lines += ["| " + " | ".join(head) + " |", "|" + "|".join([" --- "] * len(head)) + "|"]
+        tested = [f"p vs {table.reference}"] if table.reference else []
+        head = ["#", "method", "Δ-MTL ↑", "seeds", "standing", *tested, "mean rank"]
+        head += [*(f"{c.task} {heading(c)}" for c in table.columns), "training"]
+        sides = ["---:", "---", "---:", "---:", "---", *["---:"] * (len(head) - 5)]
+        lines += ["| " + " | ".join(head) + " |", "| " + " | ".join(sides) + " |"]
         for place, row in enumerate(table.rows, 1):
-            cells = [str(place), row.label, percent(row.delta), count(row), verdict(row)]
-            cells += ["" if row.rank is None else f"{row.rank:.2f}"]
-            cells += [score(row.cells.get(c.key)) for c in table.columns]
-            cells += [seconds(row.seconds)]
+            cells = [str(place), row.label, percent(row.delta), count(row), standing(row)]
+            cells += [p_value(row.versus)] if tested else []
+            cells += [rank(row), *(score(row.cells.get(c.key)) for c in table.columns), seconds(row.seconds)]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         notes = [f"- {row.label}, {why}" for row in table.rows for why in row.missing]
         notes += [f"- {row.label}: {row.source}" for row in table.rows if row.source]
         lines += ["", *notes, ""] if notes else [""]
+    if board.ranking is not None:
+        lines += [
+            "## Over all datasets",
+            "",
+            ranks_said(board.ranking),
+            "",
+            "| method | mean rank |",
+            "| --- | --- |",
+        ]
+        ranked = zip(board.ranking.methods, board.ranking.ranks, strict=True)
+        lines += [*(f"| {method} | {rank:.2f} |" for method, rank in ranked), ""]
     lines += [LEGEND, "", f"Made from {board.records} records, digest `{board.digest}`."]
     return "\n".join(lines) + "\n"
+
+
+def ranks_said(ranking: Ranking) -> str:
+    """Say what was ranked, and which ranks differ."""
+    p = "p < 0.001" if ranking.friedman < 0.001 else f"p = {ranking.friedman:.3f}"
+    words = (
+        f"Mean ranks by Δ-MTL of the {len(ranking.methods)} methods that all {len(ranking.datasets)} datasets"
+        f" have (1 is best). Friedman's test: {p}"
+    )
+    if ranking.friedman >= LEVEL:
+        return f"{words}, so no difference between any of them was shown."
+    return (
+        f"{words}. By Nemenyi's test two methods differ where their mean ranks are at least"
+        f" {ranking.critical:.2f} apart."
+    )
 
 
 LEGEND = (
@@ -206,21 +260,31 @@ def _summary(found: Summary) -> list[Any]:
     return [number(found.mean), "" if found.half_width is None else number(found.half_width), found.n]
 
 
+@uncollected()
 def board_json(board: Board) -> str:
-    """Return the board as JSON: everything that the page shows, for other programs."""
+    """Return the board as JSON, a line for each row: everything that the page shows, for other programs."""
+    ranked = board.ranking
     content = {
         "digest": board.digest,
         "records": board.records,
-        "tables": [_table(table) for table in board.tables],
         "ranking": None
-        if board.ranking is None
+        if ranked is None
         else {
-            "methods": dict(zip(board.ranking.methods, map(number, board.ranking.ranks), strict=True)),
-            "datasets": list(board.ranking.datasets),
-            "friedman_p": number(board.ranking.friedman),
+            "methods": dict(zip(ranked.methods, map(number, ranked.ranks), strict=True)),
+            "datasets": list(ranked.datasets),
+            "friedman_p": number(ranked.friedman),
+            "critical_difference": number(ranked.critical),
         },
     }
-    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    tables = []
+    for table in board.tables:
+        rows = ",\n".join(_json(_row(row, table)) for row in table.rows)
+        tables.append(f'{_json(_table(table))[:-1]},"rows":[\n{rows}\n]}}')
+    return f'{_json(content)[:-1]},"tables":[\n' + ",\n".join(tables) + "\n]}\n"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -232,7 +296,6 @@ def _table(table: Table) -> dict[str, Any]:
         "tasks": list(table.tasks),
         "protocol": dict(table.protocol),
         "reference": table.reference,
-        "rows": [_row(row, table) for row in table.rows],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -12,14 +13,19 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mtlbench.leaderboard import formats
-from mtlbench.leaderboard.board import Board, Row, Seed, Table
-from mtlbench.leaderboard.drawing import Point, bar, curves, pareto
+from mtlbench.leaderboard.board import Board, Row, Seed, Table, uncollected
+from mtlbench.leaderboard.drawing import Point, bar, critical_difference, curves, pareto, ruler
 from mtlbench.results.statistics import BLOCKS, LEVEL
 
 MOST_POINTS = 400
 """A plot of more points than this shows nothing; then only the best are drawn, and that is said."""
 
 
+MOST_RANKED = 40
+"""So many methods have room in a critical-difference diagram; of more, the ranks are only listed."""
+
+
+@uncollected()
 def page(board: Board) -> str:
     """Return the page. The same board gives the same bytes."""
     css, js = _asset("page.css"), _asset("page.js")
@@ -62,19 +68,13 @@ def _hash(text: str) -> str:
 def _table(table: Table) -> dict[str, Any]:
     spans = [abs(row.delta.mean) for row in table.rows if row.delta]
     scale = max([*spans, 1e-9]) * 1.4
-    ids = {id(row): f"run-{table.name}-{place}" for place, row in enumerate(table.rows)}
+    ids = [f"run-{table.name}-{place}" for place in range(len(table.rows))]
     heads = [
-        {"text": "method", "kind": "text", "first": "ascending", "name": True, "task": "", "sorted": False},
-        {
-            "text": "Δ-MTL ↑",
-            "kind": "number",
-            "first": "descending",
-            "name": False,
-            "task": "",
-            "sorted": True,
-        },
-        _head("seeds", "descending"),
+        _head("method", "ascending", kind="text"),
+        _head("Δ-MTL ↑ [%]", "descending"),
         _head("standing", "ascending", kind="text"),
+        *([_head(f"p vs {table.reference}", "ascending")] if table.reference else []),
+        _head("seeds", "descending"),
         _head("mean rank ↓", "ascending"),
         *(
             _head(formats.heading(c), "descending" if c.higher_is_better else "ascending", c.task)
@@ -82,40 +82,45 @@ def _table(table: Table) -> dict[str, Any]:
         ),
         _head("training", "ascending"),
     ]
-    drawn = [row for row in table.rows if row.delta is not None and row.seconds is not None]
-    one_machine = len(table.devices) <= 1
-    many = len(drawn) > MOST_POINTS
-    drawn.sort(key=lambda row: (not row.front, -(row.delta.mean if row.delta else 0.0), row.label))
-    points = [
-        Point(row.label, row.seconds or 0.0, row.delta.mean if row.delta else 0.0, row.front, ids[id(row)])
-        for row in drawn[:MOST_POINTS]
-    ]
-    why = ""
-    if not one_machine:
-        why = (
-            "No plot against training time: the runs were timed on different machines, which do not compare."
-        )
+    plot = _plot(table, ids)
     return {
         "name": table.name,
         "title": table.title,
         "tasks": ", ".join(table.tasks),
+        "short": f"{len(table.rows)} rows, {table.protocol['epochs']} epochs",
+        "takeaway": formats.takeaway(table),
         "facts": formats.facts(table),
         "key": table.key,
         "reference": table.reference,
         "heads": heads,
-        "metric_heads": [f"{c.task} {formats.heading(c)}" for c in table.columns],
-        "rows": [_row(row, table, scale, ids[id(row)]) for row in table.rows],
-        "pareto": pareto(points, f"Δ-MTL against training time, {table.title}")
-        if len(points) > 1 and one_machine
-        else "",
-        "device": (f"Timed on: {table.devices[0]}." if table.devices else "")
-        + (f" Only the best {MOST_POINTS} of {len(drawn)} rows are drawn." if many else ""),
-        "why": why,
+        "metric_heads": [(c.task, formats.heading(c)) for c in table.columns],
+        "rows": [_row(row, table, scale, run) for row, run in zip(table.rows, ids, strict=True)],
+        "scale": ruler(scale),
+        "plot": plot,
+        "why": ""
+        if len(table.devices) <= 1
+        else "No plot against training time: the runs were timed on different machines.",
     }
 
 
-def _head(text: str, first: str, task: str = "", kind: str = "number") -> dict[str, Any]:
-    return {"text": text, "kind": kind, "first": first, "name": False, "task": task, "sorted": False}
+def _head(text: str, first: str, task: str = "", kind: str = "number") -> dict[str, str]:
+    return {"text": text, "kind": kind, "first": first, "task": task}
+
+
+def _plot(table: Table, ids: Sequence[str]) -> dict[str, Any] | None:
+    """Return the plot of Δ-MTL against training time; None where there is nothing to compare."""
+    points = [
+        Point(row.label, row.seconds, row.delta.mean, row.front, run)
+        for row, run in zip(table.rows, ids, strict=True)
+        if row.delta is not None and row.seconds is not None
+    ]
+    if len(points) < 2 or len(table.devices) != 1:
+        return None
+    points.sort(key=lambda point: (not point.front, -point.delta, point.label))
+    note = f"Timed on: {table.devices[0]}."
+    if len(points) > MOST_POINTS:
+        note += f" Only the best {MOST_POINTS} of {len(points)} rows are drawn."
+    return {"svg": pareto(points[:MOST_POINTS], f"Δ-MTL against training time, {table.title}"), "note": note}
 
 
 def _value(value: float | None) -> str:
@@ -123,40 +128,32 @@ def _value(value: float | None) -> str:
 
 
 def _row(row: Row, table: Table, scale: float, run: str) -> dict[str, Any]:
-    cells = [
-        {"value": str(row.delta.n if row.delta else 0), "text": formats.count(row), "half": "", "kind": ""},
-        {"value": formats.verdict(row), "text": formats.verdict(row), "half": "", "kind": "text"},
-        {
-            "value": _value(row.rank),
-            "text": "" if row.rank is None else f"{row.rank:.2f}",
-            "half": "",
-            "kind": "",
-        },
-    ]
+    """Return what the page shows of a row; a cell is (value to sort by, text, half-width, class)."""
+    delta, standing = row.delta, formats.standing(row)
+    cells = [(standing, standing, "", "text best" if row.best else "text")]
+    if table.reference:
+        p = None if row.versus is None else row.versus.p
+        cells.append(
+            (_value(p), formats.p_value(row.versus), "", "shown" if p is not None and p < LEVEL else "")
+        )
+    cells.append((str(delta.n if delta else 0), formats.count(row), "", "minus" if row.missing else ""))
+    cells.append((_value(row.rank), formats.rank(row), "", ""))
     for column in table.columns:
         found = row.cells.get(column.key)
         text, _, half = formats.score(found).partition(" ± ")
-        cells.append({"value": _value(found.mean if found else None), "text": text, "half": half, "kind": ""})
-    cells.append({"value": _value(row.seconds), "text": formats.seconds(row.seconds), "half": "", "kind": ""})
-    tags = []
-    if row.best:
-        tags.append({"text": "best", "kind": "best"})
-    if row.missing and row.kind != "published":
-        tags.append({"text": f"{len(row.missing)} without Δ-MTL", "kind": ""})
-    if row.kind == "published":
-        tags.append({"text": "published", "kind": ""})
-    delta = row.delta
+        cells.append((_value(found.mean if found else None), text, half, ""))
+    cells.append((_value(row.seconds), formats.seconds(row.seconds), "", ""))
+    mean, _, half = formats.percent(delta).removesuffix(" %").partition(" ± ")
     return {
         "kind": row.kind,
         "label": row.label,
-        "find": f"{row.label} {row.kind} {formats.verdict(row)}".lower(),
+        "find": f"{row.label} {row.kind} {standing}".lower(),
         "run": run,
-        "tags": tags,
-        "delta": _value(delta.mean if delta else None),
+        "value": _value(delta.mean if delta else None),
         "bar": bar(delta, scale) if delta else "",
         "sign": "" if not delta or not delta.mean else "plus" if delta.mean > 0 else "minus",
-        "mean": f"{delta.mean:+.2f} %" if delta else "",
-        "half": f"{delta.half_width:.2f}" if delta and delta.half_width is not None else "",
+        "mean": mean.replace("-", "\N{MINUS SIGN}"),
+        "half": half,
         "cells": cells,
         "source": row.source,
         "seeds": [_seed(seed, table) for seed in row.seeds],
@@ -199,22 +196,17 @@ def _charts(row: Row, table: Table) -> list[dict[str, Any]]:
 
 
 def _ranking(board: Board) -> dict[str, Any] | None:
-    """Say which methods the ranks over datasets tell apart."""
+    """Return what the page says of the ranks over datasets, with a picture where its lines have room."""
     found = board.ranking
     if found is None:
         return None
-    order = sorted(range(len(found.methods)), key=lambda i: (found.ranks[i], found.methods[i]))
-    lines = "; ".join(f"{found.methods[i]} {found.ranks[i]:.2f}" for i in order)
-    apart = [
-        f"{found.methods[a]} and {found.methods[b]}"
-        for place, a in enumerate(order)
-        for b in order[place + 1 :]
-        if found.nemenyi[a, b] < LEVEL
-    ]
-    text = f"Mean ranks over {len(found.datasets)} datasets (Friedman p = {found.friedman:.2g}): {lines}."
-    text += (
-        f" Told apart by Nemenyi's test: {', '.join(apart)}."
-        if apart
-        else " Nemenyi's test tells none apart."
-    )
-    return {"text": text, "svg": ""}
+    groups = "; ".join(", ".join(found.methods[a : b + 1]) for a, b in found.groups)
+    label = f"Mean ranks over {len(found.datasets)} datasets. Not told apart: {groups or 'no two methods'}."
+    return {
+        "text": formats.ranks_said(found),
+        "svg": critical_difference(found, label) if len(found.methods) <= MOST_RANKED else "",
+        "rows": [
+            {"method": method, "rank": f"{rank:.2f}"}
+            for method, rank in zip(found.methods, found.ranks, strict=True)
+        ],
+    }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
@@ -21,6 +25,19 @@ def show(board: Board) -> RenderableType:
     parts: list[RenderableType] = []
     for table in board.tables:
         parts += ["", _title(table), "", _table(table), *_notes(table)]
+    if board.ranking is not None:
+        parts += [
+            "",
+            Text("Over all datasets", style="bold"),
+            Text(formats.ranks_said(board.ranking), style="dim"),
+            "",
+        ]
+        grid = _grid()
+        grid.add_column("method")
+        grid.add_column("mean rank", justify="right")
+        for method, rank in zip(board.ranking.methods, board.ranking.ranks, strict=True):
+            grid.add_row(method, f"{rank:.2f}")
+        parts.append(grid)
     return Padding(Group(*parts), (0, 0, 0, 1), expand=False)
 
 
@@ -29,29 +46,66 @@ def _title(table: Table) -> Text:
     return title.append(f"\n{formats.facts(table)} · key {table.key}", style="not bold dim")
 
 
+GAP = 3
+"""Blanks between two columns."""
+
+
 def _grid() -> Grid:
-    return Grid(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    return Grid(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
 
 
-def _table(table: Table) -> Grid:
-    grid = _grid()
-    for name in ("method", "Δ-MTL ↑", "seeds", "standing", "rank"):
-        grid.add_column(name, justify="left" if name in ("method", "standing") else "right")
+@dataclass(frozen=True)
+class _Columns:
+    """A table that wraps by columns: what has no room beside the first comes below, with the first again."""
+
+    columns: Sequence[tuple[str, Sequence[Text]]]
+    left: frozenset[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        first, *others = self.columns
+        room = options.max_width - self._width(first)
+        blocks: list[list[tuple[str, Sequence[Text]]]] = [[]]
+        used = 0
+        for column in others:
+            width = GAP + self._width(column)
+            if used + width > room and blocks[-1]:
+                blocks.append([])
+                used = 0
+            blocks[-1].append(column)
+            used += width
+        for number, block in enumerate(blocks):
+            if number:
+                yield Text()
+            grid = _grid()
+            for name, _ in (first, *block):
+                grid.add_column(name, justify="left" if name in self.left else "right", no_wrap=True)
+            for cells in zip(*(cells for _, cells in (first, *block)), strict=True):
+                grid.add_row(*cells)
+            yield grid
+
+    @staticmethod
+    def _width(column: tuple[str, Sequence[Text]]) -> int:
+        name, cells = column
+        return max([*map(cell_len, name.split("\n")), *(cell.cell_len for cell in cells)])
+
+
+def _table(table: Table) -> _Columns:
+    rows = table.rows
+    styles = ["bold" if row.best else "dim" if row.kind == "published" else "" for row in rows]
+    columns = [
+        ("method", [Text(row.label, style=style) for row, style in zip(rows, styles, strict=True)]),
+        ("Δ-MTL ↑", [_delta(row.delta) for row in rows]),
+        ("seeds", [Text(formats.count(row)) for row in rows]),
+        ("standing", [Text(formats.standing(row)) for row in rows]),
+    ]
+    if table.reference:
+        columns.append((f"p vs\n{table.reference}", [Text(formats.p_value(row.versus)) for row in rows]))
+    columns.append(("rank", [Text(formats.rank(row)) for row in rows]))
+    columns.append(("training", [Text(formats.seconds(row.seconds)) for row in rows]))
     for column in table.columns:
-        grid.add_column(f"{column.task}\n{formats.heading(column)}", justify="right")
-    grid.add_column("training", justify="right")
-    for row in table.rows:
-        style = "bold" if row.best else "dim" if row.kind == "published" else ""
-        grid.add_row(
-            Text(row.label, style=style),
-            _delta(row.delta),
-            formats.count(row),
-            formats.verdict(row),
-            "" if row.rank is None else f"{row.rank:.2f}",
-            *(formats.score(row.cells.get(column.key)) for column in table.columns),
-            formats.seconds(row.seconds),
-        )
-    return grid
+        name = f"{column.task}\n{formats.heading(column)}"
+        columns.append((name, [Text(formats.score(row.cells.get(column.key))) for row in rows]))
+    return _Columns(columns, frozenset(("method", "standing")))
 
 
 def _delta(summary: Summary | None) -> Text:
@@ -117,7 +171,6 @@ def _compared(table: Table, one: Row, two: Row) -> Grid:
         cells = [
             formats.score(summarise(list(found.values())) if found else None) for found in (first, second)
         ]
-        p = "" if test is None or test.p is None else "<0.001" if test.p < 0.001 else f"{test.p:.3f}"
         difference = formats.score(summarise([gap[seed] for seed in sorted(gap)])) if gap else formats.MISSING
-        grid.add_row(name, *cells, difference, str(len(gap)), p)
+        grid.add_row(name, *cells, difference, str(len(gap)), formats.p_value(test))
     return grid

@@ -8,7 +8,7 @@ blocks, never seeds (Demšar, JMLR 2006).
 
 from __future__ import annotations
 
-import gc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,17 +80,14 @@ def versus(scores: Sequence[Mapping[int, float]], reference: int) -> list[Versus
 
 
 def _holm(raw: Mapping[int, float]) -> dict[int, float]:
-    from statsmodels.stats.multitest import multipletests
+    """Correct p values for their number (Holm, Scand. J. Statistics 1979): step down, never decreasing.
 
-    order = sorted(raw)
-    if not order:
-        return {}
-    gc.freeze()  # it collects garbage at every call, which among thousands of records takes a second
-    try:
-        found = multipletests([raw[i] for i in order], method="holm")[1]
-    finally:
-        gc.unfreeze()
-    return dict(zip(order, found.tolist(), strict=True))
+    statsmodels has it, at the price of importing pandas and of a collection of garbage at every call; a test
+    compares the two.
+    """
+    order = sorted(raw, key=lambda i: raw[i])
+    steps = np.array([raw[i] * (len(order) - place) for place, i in enumerate(order)])
+    return dict(zip(order, np.minimum(np.maximum.accumulate(steps), 1.0).tolist(), strict=True))
 
 
 def mean_ranks(table: Sequence[Sequence[float]] | np.ndarray, higher: Sequence[bool]) -> list[float]:
@@ -107,13 +104,36 @@ def mean_ranks(table: Sequence[Sequence[float]] | np.ndarray, higher: Sequence[b
 
 @dataclass(frozen=True)
 class Ranking:
-    """Methods over datasets: mean rank of each, p of Friedman's test, and Nemenyi's p for every pair."""
+    """Methods over datasets, the best first.
+
+    ranks: the mean rank of each, 1 is best. friedman: p of Friedman's test that all are alike. nemenyi: p of
+    Nemenyi's test for every pair, ``[k, k]``. critical: the critical difference, the gap of mean ranks from
+    which Nemenyi's p is below `LEVEL`.
+    """
 
     methods: tuple[str, ...]
     datasets: tuple[str, ...]
     ranks: tuple[float, ...]
     friedman: float
     nemenyi: np.ndarray
+    critical: float
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Return (first, last) place of every largest group of methods that are not told apart.
+
+        Where Friedman's test shows no difference at all, no pair is tested: then all are one group.
+        """
+        last = len(self.methods) - 1
+        if self.friedman >= LEVEL:
+            return ((0, last),)
+        found: list[tuple[int, int]] = []
+        for first in range(last):
+            alike = np.flatnonzero(self.nemenyi[first, first + 1 :] >= LEVEL)
+            end = first + 1 + int(alike[-1]) if alike.size else first
+            if end > first and (not found or end > found[-1][1]):
+                found.append((first, end))
+        return tuple(found)
 
 
 def ranking(scores: Mapping[str, Mapping[str, float]]) -> Ranking | None:
@@ -122,16 +142,23 @@ def ranking(scores: Mapping[str, Mapping[str, float]]) -> Ranking | None:
     Only datasets that all methods have are counted; None where these are fewer than `BLOCKS`, or the methods
     fewer than three.
     """
-    methods = sorted(scores)
-    datasets = sorted(set.intersection(*(set(scores[m]) for m in methods))) if methods else []
-    if len(datasets) < BLOCKS or len(methods) < 3:
+    datasets = sorted(set.intersection(*map(set, scores.values()))) if scores else []
+    if len(datasets) < BLOCKS or len(scores) < 3:
         return None
     from scikit_posthocs import posthoc_nemenyi_friedman
-    from scipy.stats import friedmanchisquare
+    from scipy.stats import friedmanchisquare, studentized_range
 
-    table = np.array([[scores[m][d] for m in methods] for d in datasets])
-    p = posthoc_nemenyi_friedman(table).to_numpy()
-    ranks = mean_ranks(table.T, [True] * len(datasets))
+    by_method = {m: [scores[m][d] for d in datasets] for m in sorted(scores)}
+    ranks = dict(zip(by_method, mean_ranks([*by_method.values()], [True] * len(datasets)), strict=True))
+    methods = sorted(ranks, key=lambda m: (ranks[m], m))
+    table = np.array([by_method[m] for m in methods])
+    k = len(methods)
+    alike = bool((table == table[0]).all())  # then there is no spread for the test to work with
     return Ranking(
-        tuple(methods), tuple(datasets), tuple(ranks), float(friedmanchisquare(*table.T).pvalue), p
+        tuple(methods),
+        tuple(datasets),
+        tuple(ranks[m] for m in methods),
+        1.0 if alike else float(friedmanchisquare(*table).pvalue),
+        posthoc_nemenyi_friedman(table.T).to_numpy(),
+        float(studentized_range.isf(LEVEL, k, np.inf)) * math.sqrt(k * (k + 1) / (12 * len(datasets))),
     )

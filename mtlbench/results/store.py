@@ -57,6 +57,15 @@ class Store:
         path = self._path(record).with_suffix(".cost")
         return Cost.loads(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
 
+    @staticmethod
+    def texts(path: Path) -> tuple[str, str | None]:
+        """Return the text of a record's file, and of what its run cost where that is there."""
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            return text, path.with_suffix(".cost").read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return text, None
+
     def records(self) -> Iterator[Record]:
         """Yield every record, in the order of their paths."""
         yield from map(self.read, self.paths())
@@ -68,7 +77,8 @@ class Store:
 
     def paths(self) -> list[Path]:
         """Return the files of all records, sorted."""
-        return sorted(path for path in self.root.glob("*/*/*.json") if _NAME.fullmatch(path.name))
+        found = (path for path in self.root.glob("*/*/*.json") if _NAME.fullmatch(path.name))
+        return sorted(found, key=str)  # which each of them needs to be opened; paths compare slowly
 
     def add(self, record: Record, cost: Cost, *, again: bool = False) -> Record:
         """Keep a record and return what the store now holds for the run.

@@ -91,10 +91,29 @@ def test_ranking_by_the_formulas_of_demsar() -> None:
     found = ranking(scores)
     assert found is not None
     ranks = np.array([stats.rankdata(-row) for row in table]).mean(axis=0)
-    assert found.ranks == pytest.approx(ranks)
+    order = np.argsort(ranks)
+    assert found.methods == tuple(f"m{i}" for i in order)
+    assert found.ranks == pytest.approx(ranks[order])
     # Nemenyi: the studentised range of the rank difference over sqrt(k (k + 1) / (6 N)).
     for i, j in itertools.combinations(range(4), 2):
-        q = abs(ranks[i] - ranks[j]) / np.sqrt(4 * 5 / (6 * 10)) * np.sqrt(2)
+        q = (found.ranks[j] - found.ranks[i]) / np.sqrt(4 * 5 / (6 * 10)) * np.sqrt(2)
         assert found.nemenyi[i, j] == pytest.approx(stats.studentized_range.sf(q, 4, np.inf), abs=1e-6)
     chi = 12 * 10 / (4 * 5) * (np.sum(ranks**2) - 4 * 25 / 4)
     assert found.friedman == pytest.approx(stats.chi2.sf(chi, 3))
+    # Table 5 of the paper: q = 2.569 for four methods at 0.05.
+    assert found.critical == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 10)), rel=1e-3)
+    alike = {
+        (i, j)
+        for i, j in itertools.combinations(range(4), 2)
+        if found.ranks[j] - found.ranks[i] < found.critical
+    }
+    assert {(i, j) for a, b in found.groups for i, j in itertools.combinations(range(a, b + 1), 2)} == alike
+    assert 0 < len(alike) < 6
+
+
+def test_without_a_difference_at_all_no_pair_is_told_apart() -> None:
+    table = np.random.default_rng(2).normal(size=(8, 3))
+    found = ranking({f"m{i}": {f"d{j}": float(table[j, i]) for j in range(8)} for i in range(3)})
+    assert found is not None
+    assert found.friedman > 0.05
+    assert found.groups == ((0, 2),)

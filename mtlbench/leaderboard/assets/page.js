@@ -16,22 +16,24 @@ function equip(section) {
   const heads = [...table.tHead.rows[0].cells], tools = section.querySelector(".tools");
   const input = tools.querySelector("input"), counter = tools.querySelector("[aria-live]");
   const more = tools.querySelector(".more");
+  const names = [];
   let limit = LIMIT;
   const rows = [...body.rows].map((tr, place) => ({
     tr, place, text: tr.dataset.find, values: [...tr.cells].map((td) => td.dataset.v),
   }));
-  let shown = rows;
+  let shown = rows, visible = rows;
   tools.hidden = false;
 
   function draw() {
-    for (const open of body.querySelectorAll("tr.open")) fold(open);
+    const open = rows.filter(isOpen);
+    open.forEach(fold);
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const visible = shown.filter((row) => words.every((word) => row.text.includes(word)));
+    visible = shown.filter((row) => words.every((word) => row.text.includes(word)));
     body.replaceChildren(...visible.slice(0, limit).map((row) => row.tr));
-    const part = visible.length > limit ? "first " + limit + " of " : "";
-    counter.textContent = part + visible.length + " of " + rows.length + " rows";
-    if (part === "" ) counter.textContent = visible.length + " of " + rows.length + " rows";
+    const first = visible.length > limit ? "the first " + limit + " of " : "";
+    counter.textContent = first + visible.length + " of " + rows.length + " rows";
     more.hidden = visible.length <= limit;
+    for (const row of open) if (row.tr.isConnected) unfold(row);
   }
 
   function sort(column, direction) {
@@ -53,8 +55,10 @@ function equip(section) {
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...head.childNodes);
-    head.append(button);
+    const scale = head.querySelector("svg");
+    button.append(...[...head.childNodes].filter((node) => node !== scale));
+    names[column] = button.textContent.trim().replace(/\s+/g, " ");
+    head.prepend(button);
     button.addEventListener("click", () => {
       const first = head.dataset.first, other = first === "descending" ? "ascending" : "descending";
       const direction = head.getAttribute("aria-sort") === first ? other : first;
@@ -66,8 +70,8 @@ function equip(section) {
   input.addEventListener("input", () => { draw(); remember(name + ".find", input.value); });
   more.addEventListener("click", () => { limit = Infinity; draw(); });
   tools.querySelector(".csv").addEventListener("click", () => {
-    const lines = [heads.map((head) => head.textContent.trim().replace(/\s+/g, " "))];
-    for (const row of shown) lines.push(row.values);
+    const lines = [names];
+    for (const row of visible) lines.push(row.values);
     const text = lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
@@ -76,37 +80,61 @@ function equip(section) {
     URL.revokeObjectURL(link.href);
   });
 
-  function fold(open) {
-    const details = open.querySelector("details");
+  const link = (row) => row.tr.querySelector("th a");
+
+  function fold(row) {
+    const open = row.tr.nextElementSibling, details = open.querySelector("details");
     details.open = false;
     document.getElementById(details.id + "-home").after(details);
     open.remove();
+    link(row).setAttribute("aria-expanded", "false");
   }
 
-  body.addEventListener("click", (event) => {
-    const link = event.target.closest("a[href^='#run-']");
-    if (!link) return;
-    event.preventDefault();
-    const tr = link.closest("tr"), next = tr.nextElementSibling;
-    if (next && next.classList.contains("open")) {
-      fold(next);
-      link.setAttribute("aria-expanded", "false");
-      return;
-    }
-    const details = document.getElementById(link.hash.slice(1)), open = document.createElement("tr");
+  function unfold(row) {
+    const details = document.getElementById(link(row).hash.slice(1)), open = document.createElement("tr");
     const cell = open.insertCell();
     open.className = "open";
     cell.colSpan = heads.length;
     cell.append(details);
     details.open = true;
-    tr.after(open);
-    link.setAttribute("aria-expanded", "true");
+    row.tr.after(open);
+    link(row).setAttribute("aria-expanded", "true");
+  }
+
+  function isOpen(row) { return Boolean(row.tr.nextElementSibling?.classList.contains("open")); }
+
+  function listOpen() { remember(name + ".open", rows.filter(isOpen).map((row) => row.place).join(".")); }
+
+  // What is asked for from outside the table is shown, whatever the filter hides.
+  function reveal(row) {
+    if (!row.tr.isConnected) { input.value = ""; limit = Infinity; draw(); remember(name + ".find", ""); }
+    if (!isOpen(row)) unfold(row);
+    listOpen();
+    row.tr.scrollIntoView({ block: "center" });
+    link(row).focus({ preventScroll: true });
+  }
+
+  section.addEventListener("click", (event) => {
+    const anchor = event.target.closest("a[href^='#run-']");
+    const row = anchor && rows.find((row) => link(row).hash === anchor.getAttribute("href"));
+    if (!row) return;
+    event.preventDefault();
+    if (anchor !== link(row)) return reveal(row);
+    if (isOpen(row)) fold(row); else unfold(row);
+    listOpen();
   });
+  for (const row of rows) link(row).setAttribute("aria-expanded", "false");
+  section.querySelector(".runs").hidden = true; // its parts unfold inside the table
 
   input.value = state.get(name + ".find") || "";
   const sorted = /^(\d+)([ad])$/.exec(state.get(name + ".sort") || "");
   if (sorted && heads[sorted[1]]) sort(Number(sorted[1]), sorted[2] === "d" ? "descending" : "ascending");
   else draw();
+  for (const place of (state.get(name + ".open") || "").split(".")) {
+    if (place && rows[place] && rows[place].tr.isConnected) unfold(rows[place]);
+  }
+  const target = location.hash.startsWith("#run-") && rows.find((row) => link(row).hash === location.hash);
+  if (target) reveal(target);
 }
 
 for (const section of document.querySelectorAll("section.board")) equip(section);
@@ -137,6 +165,3 @@ theme.addEventListener("click", () => {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
 });
-
-const target = location.hash.startsWith("#run-") && document.getElementById(location.hash.slice(1));
-if (target) target.open = true;
