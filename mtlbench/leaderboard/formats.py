@@ -173,6 +173,8 @@ def markdown(board: Board) -> str:
         lines += [
             f"## {table.title}: {', '.join(table.tasks)}",
             "",
+            takeaway(table),
+            "",
             f"{facts(table)} · key `{table.key}`",
             "",
         ]

@@ -43,6 +43,7 @@ def show(board: Board) -> RenderableType:
 
 def _title(table: Table) -> Text:
     title = Text(f"{table.title}: {', '.join(table.tasks)}", style="bold")
+    title.append(f"\n{formats.takeaway(table)}", style="not bold")
     return title.append(f"\n{formats.facts(table)} · key {table.key}", style="not bold dim")
 
 
@@ -78,7 +79,7 @@ class _Columns:
                 yield Text()
             grid = _grid()
             for name, _ in (first, *block):
-                grid.add_column(name, justify="left" if name in self.left else "right", no_wrap=True)
+                grid.add_column(Text(name), justify="left" if name in self.left else "right", no_wrap=True)
             for cells in zip(*(cells for _, cells in (first, *block)), strict=True):
                 grid.add_row(*cells)
             yield grid

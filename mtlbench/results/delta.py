@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from mtlbench.results.record import Record
 
@@ -13,8 +14,7 @@ TINY = 1e-8
 """A baseline this near to zero makes a relative gain meaningless; it is said, not divided."""
 
 
-@dataclass(frozen=True)
-class Gain:
+class Gain(NamedTuple):
     """One metric of one task, beside its baseline.
 
     value, baseline: the test scores, None where there is none. percent: the signed relative gain in %,

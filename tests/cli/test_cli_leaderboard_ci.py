@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mtlbench.cli import cli
-from mtlbench.results import Store
+from mtlbench.results import Cost, Record, Store, run_id
 
 
 def call(*arguments: object) -> Result:
@@ -86,6 +86,21 @@ def test_scores_that_no_training_gives_fail(repository: Path, tiny_plugin: Path)
     assert found.exit_code == 1
     assert "not equal to the last bit" in found.output
     assert "in the record" in found.output
+
+
+def test_records_whose_data_is_elsewhere_are_told_and_another_is_trained_again(
+    repository: Path, tiny_plugin: Path
+) -> None:
+    for path in Store(repository / "results").paths():
+        values = json.loads(path.read_text())
+        values["spec"]["dataset"] = {"name": "celeba", "parameters": {"size": None}}
+        other = Record({**values, "run_id": run_id(values), "baselines": {}})
+        Store(repository / "results").add(other, Cost(1.0, 1.0, 1.0, "cpu", ""))
+    call("leaderboard", "build", repository / "results", "-o", repository / "board")
+    orders = [check(repository, tiny_plugin, "--pick", seed, "--data-dir", repository) for seed in range(4)]
+    assert {found.exit_code for found in orders} == {0}
+    assert all("trained again: equal to the last bit" in found.output for found in orders)
+    assert any("no record of celeba can be trained again here" in found.output for found in orders)
 
 
 def test_a_wrong_base_is_one_clear_line(repository: Path, tiny_plugin: Path) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import stores
+from rich.console import Console
 from scipy import stats
 
 from mtlbench.errors import MtlbenchError
 from mtlbench.leaderboard.board import Board, Row, Table, build
-from mtlbench.leaderboard.formats import board_json, command, markdown, table_csv
+from mtlbench.leaderboard.formats import board_json, command, markdown, score, table_csv, takeaway
 from mtlbench.leaderboard.page import page
+from mtlbench.leaderboard.terminal import show
 from mtlbench.results import Record, Store
 
 
@@ -217,6 +219,32 @@ def test_a_row_tells_the_command_that_makes_it_again(store: Store) -> None:
     assert "--arch stl" in command(row(table, "single-task"), table)
 
 
+@pytest.mark.parametrize("width", [80, 120, 250])
+def test_the_terminal_wraps_by_columns_and_loses_nothing(store: Store, width: int) -> None:
+    board = build(store)
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(show(board))
+    lines = captured.get().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for found in only(board).rows:
+        said = " ".join(line for line in lines if line.startswith(f" {found.label} "))
+        for column in only(board).columns:
+            assert score(found.cells.get(column.key)) in said
+    assert sum(line.startswith(" method") for line in lines) == {80: 3, 120: 2, 250: 1}[width]
+
+
+def test_what_a_table_shows_is_said_in_words(store: Store) -> None:
+    found = only(build(store))
+    best = found.rows[0]
+    assert best.best
+    assert best.delta is not None
+    assert takeaway(found).startswith(f"{best.label} is best with a Δ-MTL of {best.delta.mean:+.2f} ± ")
+    assert f"{sum(row.tied is True for row in found.rows) or 'None'} of the other 8 rows" in takeaway(found)
+    alone = only(build(stores.fill(store.root.parent / "one", seeds=[0], archs=["hps"], weights=["ew"])))
+    assert "for one seed" in takeaway(alone)
+
+
 def test_an_empty_store_is_an_empty_board(tmp_path: Path) -> None:
     board = build(Store(tmp_path))
     assert board.tables == ()
@@ -230,7 +258,17 @@ def test_ranks_over_datasets_only_where_there_are_enough(tmp_path: Path) -> None
     assert board.ranking is not None
     assert len(board.ranking.methods) == 9
     assert math.isclose(sum(board.ranking.ranks), 45)
-    assert "Mean ranks over 8 datasets" in page(board)
+    shown = page(board)
+    assert "the 9 methods that all 8 datasets have" in shown
+    picture = shown[shown.index('<svg class="plot" viewBox') :].partition("</svg>")[0]
+    assert 'aria-label="Mean ranks over 8 datasets. Not told apart:' in picture
+    assert picture.count('class="leader"') == 9
+    assert picture.count('class="alike"') == len(board.ranking.groups) > 0
+    assert f"critical difference {board.ranking.critical:.2f}" in picture
+    assert all(
+        f"{m}  {r:.2f}" in picture for m, r in zip(board.ranking.methods, board.ranking.ranks, strict=True)
+    )
+    assert f"| {board.ranking.methods[0]} | {board.ranking.ranks[0]:.2f} |" in markdown(board)
     assert "from 8 datasets on" in page(build(stores.fill(tmp_path / "one", seeds=[0])))
 
 
