@@ -106,9 +106,13 @@ def takeaway(table: Table) -> str:
     if abs(best.delta.mean) <= best.delta.half_width:
         words += ", an interval that holds zero"
     tied, others = sum(row.tied is True for row in runs), len(runs) - 1
-    if others:
-        words += f". {tied or 'None'} of the other {others} rows {'is' if tied == 1 else 'are'} tied with it"
-    return words + "."
+    if not others:
+        return f"{words}."
+    if tied == others:
+        return f"{words}. {'All other rows are' if others > 1 else 'The other row is'} tied with it."
+    return (
+        f"{words}. {tied or 'None'} of the other {others} rows {'is' if tied == 1 else 'are'} tied with it."
+    )
 
 
 def facts(table: Table) -> str:
