@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlbench.gradients import combine, gram
+from mtlbench.gradients import combine, cross_gram, gram
 
 SHAPES = [(7,), (3, 5), (2, 3, 4, 4), ()]
 
@@ -59,20 +60,36 @@ def test_mixed_memory_formats_are_products_of_the_same_elements() -> None:
     )
 
 
-def test_ten_million_elements_keep_seven_digits() -> None:
+@pytest.mark.parametrize(("tasks", "length"), [(1, 10_000_000), (3, 1_000_000), (16, 500_000)])
+def test_many_elements_keep_seven_digits(tasks: int, length: int) -> None:
     draw = torch.Generator().manual_seed(0)
-    g = torch.rand(10_000_000, generator=draw)
-    exact = g.double().square().sum().item()
-    assert abs(gram([[g]]).item() - exact) / exact < 1e-6
+    rows = torch.rand(tasks, length, generator=draw)
+    exact = rows.double() @ rows.double().T
+    assert (gram([[row] for row in rows]) - exact).abs().max() / exact.max() < 1e-7
+    crossed = cross_gram([[row] for row in rows], [[row] for row in rows.flip(0)])
+    assert (crossed.flip(1) - exact).abs().max() / exact.max() < 1e-7
+
+
+@settings(max_examples=20, deadline=None)
+@given(tasks=st.integers(1, 20), seed=st.integers(0, 10**6))
+def test_products_of_two_batches_and_of_lengths_alone(tasks: int, seed: int) -> None:
+    first, second = _jacobian(tasks, seed, holes=True), _jacobian(tasks, seed + 1, holes=True)
+    expected = _dense(first) @ _dense(second).T
+    torch.testing.assert_close(cross_gram(first, second), expected, rtol=1e-5, atol=1e-5)
+    lengths = gram(first).diagonal().diag()
+    torch.testing.assert_close(gram(first, diagonal=True), lengths, rtol=1e-6, atol=0)
 
 
 def test_no_parameter_at_all_gives_zeros() -> None:
     assert gram([[], []]).equal(torch.zeros(2, 2, dtype=torch.float64))
 
 
-@settings(max_examples=10, deadline=None)
-@given(tasks=st.integers(2, 12), seed=st.integers(0, 10**6))
-def test_the_two_triangles_are_equal(tasks: int, seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    products = gram([[torch.randn(20_000, generator=draw)] for _ in range(tasks)])
+@pytest.mark.parametrize("tasks", [2, 5, 14, 15, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_two_triangles_are_equal(tasks: int, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(tasks)
+    rows = torch.randn(tasks, 70_001, generator=draw).to(dtype)
+    products = gram([[row] for row in rows])
     assert torch.equal(products, products.T)
+    exact = rows.double() @ rows.double().T
+    torch.testing.assert_close(products, exact, rtol=1e-5, atol=1e-5 * 70_001)
