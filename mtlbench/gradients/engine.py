@@ -693,6 +693,11 @@ class GradientEngine:
                 raise _Overflow
             return found, seen
 
+        @torch.no_grad()
+        def look() -> Tensor:
+            whole = self._whole(parts, names)
+            return self._totals([self._forward(part, names, whole) for part in parts])[0]
+
         modules = [self.architecture, *[self.heads[name] for name in names]]
         ahead = ModelLookahead(
             self._parameters,
@@ -700,6 +705,7 @@ class GradientEngine:
             rows,
             lambda: evaluate(parts),
             lambda: evaluate(held),
+            look,
             rate,
         )
         if self._probing:

@@ -19,8 +19,9 @@ class ModelLookahead:
     """Answers the questions of `mtlbench.contracts.Lookahead` about a model.
 
     parameters: all that are trained, in the order of the rows. buffers: what a forward pass may change, which
-    is undone. rows: the training batch's gradients where the model is. train, held: evaluate a batch. rate:
-    the learning rate of this step.
+    is undone. rows: the training batch's gradients where the model is. train, held: evaluate a batch. look:
+    gives the training batch's losses [T] where the model is, without gradients. rate: the learning rate of
+    this step.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class ModelLookahead:
         rows: list[Gradient],
         train: Rows,
         held: Rows,
+        look: Callable[[], Tensor],
         rate: float,
     ) -> None:
         self.rate = rate
         self.rows = rows
         self.held_rows: list[Gradient] = []
         self._parameters, self._buffers, self._train, self._held = parameters, buffers, train, held
+        self._look = look
 
     def gram(self) -> Tensor:
         """See `mtlbench.contracts.Lookahead`; keeps the held-out gradients in ``held_rows``."""
@@ -55,11 +58,13 @@ class ModelLookahead:
     def losses(self, steps: Tensor, count: int) -> Tensor:
         """See `mtlbench.contracts.Lookahead`."""
         with self._restored():
-            rows = self.rows
-            for _ in range(count):
-                self._descend(rows, steps)
+            self._descend(self.rows, steps)
+            for _ in range(count - 1):
                 rows, losses = self._train()
                 self._check(losses)
+                self._descend(rows, steps)
+            losses = self._look()
+        self._check(losses)
         return losses.cpu().double()
 
     def _check(

@@ -14,11 +14,14 @@ def project_to_simplex(point: Array) -> Array:
     Exact, by sorting (Held, Wolfe & Crowder, Math. Programming 6, 1974): what is subtracted from all
     coordinates is known as soon as it is known which of them stay positive.
     """
-    shifted = point - point.max()  # the same projection, and nothing is lost beside a large constant
-    falling = np.sort(shifted)[::-1]
-    excess = (np.cumsum(falling) - 1) / np.arange(1, len(point) + 1)
-    threshold = excess[np.flatnonzero(falling > excess)[-1]]
-    projected = np.maximum(shifted - threshold, 0)
-    projected /= projected.sum()
-    result: Array = projected
-    return result
+    falling = sorted(point.tolist(), reverse=True)
+    largest = falling[0]  # the same projection without it, and nothing is lost beside a large constant
+    total, threshold = -1.0, 0.0
+    for number, value in enumerate(falling, 1):
+        total += value - largest
+        if value - largest <= total / number:
+            break
+        threshold = total / number
+    projected: Array = np.maximum(point - largest - threshold, 0)
+    projected /= np.add.reduce(projected)
+    return projected
