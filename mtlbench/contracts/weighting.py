@@ -102,7 +102,8 @@ class Weighting(nn.Module, ABC):
     properties: ClassVar[frozenset[str]] = frozenset()
     """What the method promises and the conformance kit then checks: ``"permutation-equivariant"``,
     ``"scale-free"`` (all losses times c give the same weights), ``"non-conflicting"`` (the update has no
-    negative product with any task gradient)."""
+    negative product with any task gradient), ``"diagonal"`` (it reads no more of the Gram matrix than its
+    diagonal, so the engine need not form the rest)."""
     blocks: Literal["model", "layer", "matrix"] = "model"
     """Which shared parameters have a Gram matrix, and weights, in common: all, those of one layer (the
     parameters that one module holds itself) or each by itself. For GRAM methods."""

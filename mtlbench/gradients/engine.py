@@ -555,8 +555,13 @@ class GradientEngine:
             ones = torch.ones(len(names))  # what a method is not asked for where nothing is shared
             own = self._own_weights(ones) if everything else ones.tolist()
         elif self.weighting.blocks == "model":
-            self._gram = gram(shared) + ghosts.gram()
-            weights, own = self._solve(self._gram, losses, names)
+            diagonal, hidden_share = "diagonal" in self.weighting.properties, ghosts.gram()
+            statistic = gram(shared, diagonal=diagonal) + hidden_share
+            if not diagonal:
+                self._gram = statistic
+            elif self._probing:
+                self._gram = gram(shared) + hidden_share
+            weights, own = self._solve(statistic, losses, names)
             hidden = ghosts.combine(weights)
             pairs = zip(self._shared(self._trunk), combine(shared, weights), strict=True)
             update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]

@@ -49,6 +49,12 @@ class Matrix:
         name = f"{self.name}, losses x {factor:g}"
         return Matrix(name, self.jacobian * factor, self.losses * factor)
 
+    def with_gram(self, gram: Tensor) -> Matrix:
+        """Return the same with another Gram matrix, ``[T, T]``."""
+        made = Matrix(f"{self.name}, another Gram matrix", self.jacobian, self.losses)
+        vars(made)["gram"] = gram
+        return made
+
     def pick(self, tasks: Tensor) -> Matrix:
         """Return the rows of ``tasks`` (int64), in that order."""
         return Matrix(f"{self.name}, tasks {tasks.tolist()}", self.jacobian[tasks], self.losses[tasks])

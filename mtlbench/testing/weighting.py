@@ -15,7 +15,7 @@ from mtlbench.errors import MtlbenchError
 from mtlbench.testing.matrices import LinearLookahead, Matrix, matrix_zoo
 from mtlbench.testing.parts import build, inner_weightings, require_gradients, through_checkpoint, tiny_tasks
 
-PROPERTIES = frozenset({"permutation-equivariant", "scale-free", "non-conflicting"})
+PROPERTIES = frozenset({"permutation-equivariant", "scale-free", "non-conflicting", "diagonal"})
 
 Make = Callable[[tuple[Task, ...]], Weighting]
 
@@ -25,8 +25,9 @@ def check_weighting(cls: type[Weighting], **parameters: Any) -> None:
 
     On all matrices of `matrix_zoo`: finite, of the right shape, the same again from the same generator,
     without a draw from a global one and without touching what it was given; equivariant, scale-free,
-    non-conflicting where it says so. Besides: a resumed weighting answers like one that never stopped; a
-    batch that lacks some tasks is answered; learned parameters are in the objective.
+    non-conflicting, blind to what is off the diagonal where it says so. Besides: a resumed weighting answers
+    like one that never stopped; a batch that lacks some tasks is answered; learned parameters are in the
+    objective.
 
     A number of tasks that the constructor refuses with `MtlbenchError` is left out; it must accept some.
     What a wrapper wraps is looked up among the installed plugins; its `needs` and `properties` are those of
@@ -59,6 +60,11 @@ def check_weighting(cls: type[Weighting], **parameters: Any) -> None:
         assert torch.equal(answer, again), (
             f"{name}: two answers from one generator state differ on {matrix.name}"
         )
+        if "diagonal" in properties:
+            bare = _answer(make(tasks), matrix.with_gram(matrix.gram.diagonal().diag()))
+            assert torch.equal(answer, bare), (
+                f"{name}: it is declared diagonal and reads more of the matrix, on {matrix.name}"
+            )
         if "non-conflicting" in properties:
             _check_non_conflicting(name, needs, matrix, answer)
         if "scale-free" in properties:

@@ -95,6 +95,16 @@ class Conflicting(Weighting):
         return torch.ones_like(gram.diagonal())
 
 
+class MoreThanLengths(Weighting):
+    """Reads products of two tasks and says that it does not."""
+
+    needs = Need.GRAM
+    properties: ClassVar[frozenset[str]] = frozenset({"diagonal"})
+
+    def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
+        return 1 + gram.sum(0).clamp(0, 1)
+
+
 class MisspelledProperty(Ones):
     """Declares what there is not."""
 
@@ -175,6 +185,7 @@ Undocumented.__doc__ = None
         (ByPosition, "declared permutation-equivariant and is not"),
         (ByScale, "declared scale-free and is not"),
         (Conflicting, "declared non-conflicting, but on"),
+        (MoreThanLengths, "declared diagonal and reads more"),
         (MisspelledProperty, r"unknown properties \['scale free'\]"),
         (GlobalDraws, "every draw must come from self.generator"),
         (Unsaved, "is all state in buffers"),

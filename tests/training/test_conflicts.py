@@ -62,6 +62,7 @@ SETTINGS = [
     {"arch": "mmoe", "weight": "uw"},
     {"arch": "hps", "weight": "sign-drop"},
     {"arch": "hps", "weight": "sign-drop", "grad": "features"},
+    {"arch": "hps", "weight": "gradnorm"},
     {"arch": "hps", "weight": "rlw", "data": "tiny[apart=true]"},
     {"arch": "hps", "weight": "dwa", "data": "tiny[missing=0.5]"},
 ]

@@ -185,5 +185,5 @@ def test_each_step_takes_the_next_batches(
 
 
 def test_features_of_several_batches_are_refused(experiment: Callable[..., Any]) -> None:
-    with pytest.raises(MtlbenchError, match="MoDo compares gradients of several batches"):
+    with pytest.raises(MtlbenchError, match="modo compares gradients of several batches"):
         experiment(weight="modo", grad="features")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from mtlbench.contracts import Task, Weighting
 from mtlbench.errors import MtlbenchError
-from mtlbench.gradients import gram
 
-CHUNK = 1 << 16
-"""Columns that are widened to float64 at a time: they fit in the cache, and need no [T, P] temporary."""
+BLOCK = 1 << 19
+"""Elements of a block of `columns`."""
 
 
 class Adam(nn.Module):
@@ -66,8 +65,13 @@ class GradientState(Weighting):
             )
 
     def rows(self) -> Tensor:
-        """Return ``running`` of the active tasks, as it is where all are."""
+        """Return ``running`` of the active tasks, as it is where all are; else `keep` must follow."""
         return self.running if len(self.active) == len(self.running) else self.running[self.active]
+
+    def keep(self, rows: Tensor) -> None:
+        """Let ``running`` of the active tasks be ``rows``."""
+        if rows is not self.running:
+            self.running[self.active] = rows
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}running")
@@ -101,28 +105,19 @@ class SimplexState(Weighting):
         return answer
 
 
-def products(rows: Tensor) -> Tensor:
-    """Return the products of all ``rows`` [T, P], float64 [T, T] on the CPU."""
-    total = gram([[row] for row in rows])
-    if _squared_without_loss(total.diagonal()):
-        return total
-    total.zero_()
-    for start in range(0, rows.shape[1], CHUNK):
-        chunk = rows[:, start : start + CHUNK].double()
-        total += (chunk @ chunk.T).cpu()
-    return total
+def columns(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut matrices [T, P] into blocks of columns, as views, that stay in the cache between two uses."""
+    count, length = matrices[0].shape
+    width = BLOCK // max(count, 1)
+    for start in range(0, length, width):
+        yield tuple(matrix[:, start : start + width] for matrix in matrices)
 
 
-def lengths(rows: Tensor) -> Tensor:
-    """Return the lengths of ``rows`` [T, P], float64 [T] on the CPU."""
-    squares = [torch.stack([chunk.dot(chunk) for chunk in row.split(CHUNK)]).double().sum() for row in rows]
-    found = torch.stack(squares).cpu()
-    if _squared_without_loss(found):
-        return found.sqrt()
-    exact: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return exact.cpu()
+def squares(rows: Tensor) -> Tensor:
+    """Return the squared lengths of ``rows`` [T, P], float64 [T] on their device."""
+    return torch.stack([row.dot(row) for row in rows]).double()
 
 
-def _squared_without_loss(squares: Tensor) -> bool:
+def squared_without_loss(squares: Tensor) -> bool:
     """Return whether squares and their parts are well inside of what float32 can hold."""
     return bool(((squares > 1e-24) & (squares < 1e30)).all())

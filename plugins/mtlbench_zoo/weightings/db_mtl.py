@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import GradientState, lengths
+from mtlbench_zoo.weightings._state import GradientState, columns, squared_without_loss, squares
 
 
 class DBMTL(GradientState):
@@ -53,10 +53,15 @@ class DBMTL(GradientState):
         sizes = losses.detach().double().cpu().abs()
         sizes = sizes.clamp(min=1e-8 * float(sizes.max())) if sizes.any() else torch.ones_like(sizes)
         self.head_weights = 1 / sizes
-        for task, gradient, size in zip(self.active.tolist(), jacobian, sizes.tolist(), strict=True):
-            self.running[task].mul_(keep).add_(gradient.to(self.running), alpha=(1 - keep) / size)
-        rows = self.rows()
-        sizes = lengths(rows)
+        rows, shares = self.rows(), ((1 - keep) / sizes).to(self.running)[:, None]
+        found = torch.zeros_like(sizes, device=rows.device)
+        for averages, gradients in columns(rows, jacobian.to(rows)):
+            found += squares(averages.mul_(keep).addcmul_(gradients, shares))
+        self.keep(rows)
+        if squared_without_loss(found):
+            sizes = found.sqrt()
+        else:
+            sizes = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
         longest = sizes.max()
         factors = torch.where(sizes > 1e-30 * longest, longest / sizes, 0.0)
         return (factors.to(rows) @ rows).to(jacobian)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import GradientState
+from mtlbench_zoo.weightings._state import GradientState, columns
 
 
 class ExcessMTL(GradientState):
@@ -51,8 +51,15 @@ class ExcessMTL(GradientState):
     def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Return the update ``[P]`` for the Jacobian ``[T, P]``."""
         self.grow(jacobian)
-        active = self.active.tolist()
-        excess = torch.stack([self._excess(task, row) for task, row in zip(active, jacobian, strict=True)])
+        rows = self.rows()
+        excess = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        for totals, gradients in columns(rows, jacobian.to(rows)):
+            # hypot squares nothing, so that gradients of 1e20 and 1e-20 fit into float32
+            torch.hypot(totals, gradients, out=totals)
+            sizes = gradients.abs()
+            shares = torch.where(totals > 0, sizes / totals, 0.0)
+            excess += shares.mul_(sizes).sum(1, dtype=torch.float64)
+        self.keep(rows)
         first = self.first_excess[self.active]
         first = torch.where(first > 0, first, excess)
         self.first_excess[self.active] = first
@@ -61,11 +68,3 @@ class ExcessMTL(GradientState):
         self.log_weights -= self.log_weights.max()
         self.head_weights = weights = self.log_weights[self.active].softmax(0)
         return weights.to(jacobian) @ jacobian
-
-    def _excess(self, task: int, gradient: Tensor) -> Tensor:
-        """Return the estimate of one task, float64, and take its gradient into ``running``, which is h."""
-        gradient = gradient.to(self.running)
-        # hypot squares nothing, so that gradients of 1e20 and 1e-20 fit into float32
-        h = torch.hypot(self.running[task], gradient, out=self.running[task])
-        share = torch.where(h > 0, gradient.abs() / h, 0.0)
-        return share.mul_(gradient.abs()).sum(dtype=torch.float64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.contracts import Need, Task, Weighting
@@ -13,6 +15,8 @@ from mtlbench.errors import MtlbenchError
 from mtlbench_zoo.weightings._state import Adam
 
 _SMALLEST = 1e-3
+
+Array = NDArray[np.float64]
 
 
 class GradNorm(Weighting):
@@ -37,7 +41,7 @@ class GradNorm(Weighting):
 
     needs = Need.GRAM
     heads = "weighted"
-    properties = frozenset({"permutation-equivariant", "scale-free"})
+    properties = frozenset({"permutation-equivariant", "scale-free", "diagonal"})
 
     weights: Tensor
     first_losses: Tensor
@@ -57,25 +61,28 @@ class GradNorm(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64) and the losses ``[T]``."""
-        weights = self.weights[self.active]
-        lengths = gram.diagonal().sqrt()
-        rates = self._rates(losses.double().abs())
+        active = self.active.numpy()
+        weights: Array = self.weights.numpy()[active]
+        lengths = np.sqrt(gram.numpy().diagonal())
+        rates = self._rates(np.abs(losses.double().numpy(force=True)), active)
         if not self.unit:
-            self.unit.copy_(lengths.mean())
+            self.unit.fill_(float(lengths.mean()))
         if self.unit:
-            moved = weights + self.adam(self.active, self._derivative(weights, lengths / self.unit, rates))
-            moved.clamp_(min=_SMALLEST)
-            self.weights[self.active] = moved * (weights.sum() / moved.sum())
-        return weights
+            slope = self._derivative(weights, lengths / float(self.unit), rates)
+            moved = weights + self.adam(self.active, torch.from_numpy(slope)).numpy()
+            moved = np.maximum(moved, _SMALLEST)
+            self.weights.numpy()[active] = moved * (weights.sum() / moved.sum())
+        return torch.from_numpy(weights)
 
-    def _rates(self, losses: Tensor) -> Tensor:
+    def _rates(self, losses: Array, active: NDArray[np.int64]) -> Array:
         """Return the inverse training rates ``[T]``; 1 for a task whose loss has been 0 from the start."""
-        first = self.first_losses[self.active]
-        first = torch.where(first > 0, first, losses)
-        self.first_losses[self.active] = first
-        progress = torch.where(first > 0, losses / first, 1.0)
-        return progress / progress.mean() if progress.any() else torch.ones_like(progress)
+        seen: Array = self.first_losses.numpy()
+        first = seen[active]
+        seen[active] = first = np.where(first > 0, first, losses)
+        progress = np.divide(losses, first, out=np.ones_like(losses), where=first > 0)
+        return progress / progress.mean() if progress.any() else np.ones_like(progress)
 
-    def _derivative(self, weights: Tensor, lengths: Tensor, rates: Tensor) -> Tensor:
+    def _derivative(self, weights: Array, lengths: Array, rates: Array) -> Array:
         sizes = weights * lengths
-        return (sizes - sizes.mean() * rates**self.alpha).sign() * lengths
+        slope: Array = np.sign(sizes - sizes.mean() * rates**self.alpha) * lengths
+        return slope

@@ -12,7 +12,7 @@ from torch import Tensor
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers.simplex import project_to_simplex
-from mtlbench_zoo.weightings._state import GradientState, products
+from mtlbench_zoo.weightings._state import GradientState, columns, squared_without_loss, squares
 
 
 class MoCo(GradientState):
@@ -74,17 +74,28 @@ class MoCo(GradientState):
         self.steps += 1
         step = int(self.steps)
         follow = self.beta / step**self.beta_sigma
-        for task, gradient in zip(self.active.tolist(), jacobian, strict=True):
-            self.running[task].lerp_(gradient.to(self.running), follow)
-        rows = self.rows()
         before = self.weights[self.active].numpy(force=True)
         mass = before.sum()
         weights = before / mass if mass > 0 else np.full(len(before), 1 / len(before))
-        matrix = products(rows).numpy()
-        mean = matrix.diagonal().mean()
+        rows, given = self.rows(), torch.from_numpy(weights).to(self.running)
+        found = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
+        for averages, gradients in columns(rows, jacobian.to(rows)):
+            found += _along(averages.lerp_(gradients, follow), given)
+        self.keep(rows)
+        if not squared_without_loss(found[0]):
+            found.zero_()
+            for (averages,) in columns(rows):
+                found += _along(averages.double(), given.double())
+        lengths, along = found.numpy(force=True)
+        mean = lengths.mean()
         if mean > 0:
-            slope = matrix @ weights / mean + self.rho * weights
+            slope = along / mean + self.rho * weights
             weights = project_to_simplex(weights - self.gamma / step**self.gamma_sigma * slope)
         answer = torch.from_numpy(weights)
         self.weights[self.active] = (mass * answer).to(self.weights)
         return (answer.to(rows) @ rows).to(jacobian)
+
+
+def _along(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the diagonal of ``M = Y Yᵀ`` and ``M w``, float64 ``[2, T]``, without M."""
+    return torch.stack((squares(rows), torch.mv(rows, weights @ rows).double()))
