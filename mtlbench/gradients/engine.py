@@ -562,9 +562,10 @@ class GradientEngine:
             elif self._probing:
                 self._gram = gram(shared) + hidden_share
             weights, own = self._solve(statistic, losses, names)
-            hidden = ghosts.combine(weights)
-            pairs = zip(self._shared(self._trunk), combine(shared, weights), strict=True)
-            update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]
+            update = combine(shared, weights)
+            if hidden := ghosts.combine(weights):
+                pairs = zip(self._shared(self._trunk), update, strict=True)
+                update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]
         else:
             weights, own, update = self._weigh_blocks(shared, losses)
         self._assign(update, combine(rest, own))
@@ -868,15 +869,18 @@ class GradientEngine:
         # autograd may hand out one tensor twice, or a cotangent itself (a parameter that is simply added);
         # gradients are combined in place, so each must stand alone.
         taken = {g.untyped_storage().data_ptr() for g in (*cotangents, *deltas) if g is not None}
-        gradients: dict[nn.Parameter, Tensor | None] = {}
-        for parameter, gradient in zip(ghosts.plain, pulled, strict=False):
+        gradients: list[Tensor | None] = []
+        for gradient in pulled[: len(ghosts.plain)]:
             if gradient is not None:
                 address = gradient.untyped_storage().data_ptr()
                 if address in taken or 0 in gradient.stride():
                     gradient = gradient.clone(memory_format=torch.contiguous_format)
                 taken.add(address)
-            gradients[parameter] = gradient
-        return [gradients.get(parameter) for parameter in self._trunk]
+            gradients.append(gradient)
+        if len(gradients) == len(self._trunk):
+            return gradients
+        given = dict(zip(ghosts.plain, gradients, strict=True))
+        return [given.get(parameter) for parameter in self._trunk]
 
     def _pull_once(self, cut: _Cut, weights: list[float], own_weights: list[float]) -> None:
         """Fill the trunk's ``.grad`` with one backward of the weighted cotangents."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ def gram(jacobian: Sequence[Gradient], *, diagonal: bool = False) -> Tensor:
     """
     size = len(jacobian)
     total: Tensor | None = None
-    for reached, rows in _joined(jacobian):
-        block = _products(rows, rows, diagonal)
+    for reached, vectors in _vectors(jacobian).items():
+        block = _products(vectors, vectors, diagonal)
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
         if len(reached) == size:
@@ -60,11 +60,12 @@ def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:
     """Return J₁ J₂ᵀ, float64 ``[T, T]`` on the CPU, for twice T gradients of equal structure."""
     size = len(first)
     total: Tensor | None = None
-    for reached, vectors in _joined([*first, *second]):
+    for reached, vectors in _vectors([*first, *second]).items():
         rows, columns = [i for i in reached if i < size], [i - size for i in reached if i >= size]
         if not rows or not columns:
             continue
-        block = _products(vectors[: len(rows)], vectors[len(rows) :])
+        left, right = [v[: len(rows)] for v in vectors], [v[len(rows) :] for v in vectors]
+        block = _products(left, right)
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
         total[
@@ -73,25 +74,19 @@ def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
 
 
-def _joined(jacobian: Sequence[Gradient]) -> Iterator[tuple[tuple[int, ...], list[Tensor]]]:
-    """Yield which tasks reach a parameter and their gradients of it as vectors; small ones are joined."""
-    waiting: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
+def _vectors(jacobian: Sequence[Gradient]) -> dict[tuple[int, ...], list[list[Tensor]]]:
+    """Return the gradients of each parameter as vectors, by which tasks reach it; small ones are joined."""
+    found: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
+    small: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
     for parts in zip(*jacobian, strict=True):
-        reached = tuple(i for i, part in enumerate(parts) if part is not None and part.numel())
-        if not reached:
+        present = [part for part in parts if part is not None]
+        if not present or not present[0].numel():
             continue
-        rows = _flat([part for part in parts if part is not None])
-        if rows[0].numel() >= SMALL:
-            yield reached, rows
-            continue
-        group = waiting[reached]
-        group.append(rows)
-        if len(group) == CHUNK // SMALL:
-            yield reached, [torch.cat(column) for column in zip(*group, strict=True)]
-            group.clear()
-    for reached, group in waiting.items():
-        if group:
-            yield reached, [torch.cat(column) for column in zip(*group, strict=True)]
+        reached = tuple(i for i, part in enumerate(parts) if part is not None)
+        (small if present[0].numel() < SMALL else found)[reached].append(_flat(present))
+    for reached, group in small.items():
+        found[reached].append([torch.cat(column) for column in zip(*group, strict=True)])
+    return found
 
 
 def _flat(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -101,56 +96,66 @@ def _flat(parts: Sequence[Tensor]) -> list[Tensor]:
     return [part.detach().reshape(-1) for part in parts]
 
 
-def _products(rows: Sequence[Tensor], columns: Sequence[Tensor], diagonal: bool = False) -> Tensor:
-    """Return the products of equally long vectors, float64 ``[rows, columns]`` on their device.
+_Vectors = Sequence[Sequence[Tensor]]
+_Arrays = Sequence[Sequence[Array]]
 
-    columns: the rows themselves make it symmetric, bit for bit. diagonal: whether the rest may be left 0.
+
+def _products(rows: _Vectors, columns: _Vectors, diagonal: bool = False) -> Tensor:
+    """Return the products of each task's row with each column, float64 ``[rows, columns]`` on their device.
+
+    rows: of each parameter, equally long vectors. columns: the rows themselves make the answer symmetric, bit
+    for bit. diagonal: whether the rest may be left 0.
     """
-    same = columns is rows
-    known = (torch.float32, torch.float64)
-    if all(vector.device.type == "cpu" and vector.dtype in known for vector in (*rows, *columns)):
+    same, known = columns is rows, (torch.float32, torch.float64)
+    some = [vectors[0] for vectors in (*rows, *columns)]
+    if all(vector.device.type == "cpu" and vector.dtype in known for vector in some):
         # NumPy's BLAS multiplies vectors faster than torch's, and forms half of a symmetric product.
-        left = [row.numpy() for row in rows]
-        right = left if same else [column.numpy() for column in columns]
-        pairs = len(rows) * (len(rows) + 1) // 2 if same else len(rows) * len(columns)
-        few = diagonal or pairs <= FEW
-        products = torch.from_numpy(_by_pairs(left, right, diagonal) if few else _by_matrices(left, right))
+        left = [[row.numpy() for row in vectors] for vectors in rows]
+        right = left if same else [[column.numpy() for column in vectors] for vectors in columns]
+        first, second = len(rows[0]), len(columns[0])
+        if diagonal or (first * (first + 1) // 2 if same else first * second) <= FEW:
+            return _by_pairs(left, right, diagonal)
+        products = _by_matrices(left, right)
     else:
         products = _by_torch(rows, columns)
     # Some processors sum the two triangles in different orders, and solvers read both as one.
     return (products + products.T) / 2 if same else products
 
 
-def _by_pairs(rows: Sequence[Array], columns: Sequence[Array], diagonal: bool) -> Array:
+def _by_pairs(rows: _Arrays, columns: _Arrays, diagonal: bool) -> Tensor:
     same = columns is rows
-    products = [[0.0] * len(columns) for _ in rows]
-    for at in range(0, len(rows[0]), CHUNK):
-        left = [row[at : at + CHUNK] for row in rows]
-        right = left if same else [column[at : at + CHUNK] for column in columns]
-        for i, (part, line) in enumerate(zip(left, products, strict=True)):
-            for j in range(i if same else 0, i + 1 if diagonal else len(right)):
-                line[j] += float(part.dot(right[j]))
-    for i in range(len(rows) if same else 0):
+    products = [[0.0] * len(columns[0]) for _ in rows[0]]
+    for vectors, others in zip(rows, columns, strict=True):
+        for at in range(0, len(vectors[0]), CHUNK):
+            left = [row[at : at + CHUNK] for row in vectors]
+            right = left if same else [column[at : at + CHUNK] for column in others]
+            for i, (part, line) in enumerate(zip(left, products, strict=True)):
+                for j in range(i if same else 0, i + 1 if diagonal else len(right)):
+                    line[j] += float(part.dot(right[j]))
+    for i in range(len(products) if same else 0):
         for j in range(i):
             products[i][j] = products[j][i]
-    return np.array(products)
+    return torch.tensor(products, dtype=torch.float64)
 
 
-def _by_matrices(rows: Sequence[Array], columns: Sequence[Array]) -> Array:
-    products = np.zeros((len(rows), len(columns)))
-    for at in range(0, len(rows[0]), PIECE):
-        left = np.stack([row[at : at + PIECE] for row in rows])
-        right = left if columns is rows else np.stack([column[at : at + PIECE] for column in columns])
-        products += left.dot(right.T)
-    return products
+def _by_matrices(rows: _Arrays, columns: _Arrays) -> Tensor:
+    products = np.zeros((len(rows[0]), len(columns[0])))
+    for vectors, others in zip(rows, columns, strict=True):
+        for at in range(0, len(vectors[0]), PIECE):
+            left = np.stack([row[at : at + PIECE] for row in vectors])
+            right = left if columns is rows else np.stack([column[at : at + PIECE] for column in others])
+            products += left.dot(right.T)
+    return torch.from_numpy(products)
 
 
-def _by_torch(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
-    products = torch.zeros(len(rows), len(columns), dtype=torch.float64, device=rows[0].device)
-    for at in range(0, rows[0].numel(), WIDE):
-        left = _cut(rows, at)
-        right = left if columns is rows else _cut(columns, at)
-        products += torch.bmm(left, right.transpose(1, 2)).double().sum(0)
+def _by_torch(rows: _Vectors, columns: _Vectors) -> Tensor:
+    size = len(rows[0]), len(columns[0])
+    products = torch.zeros(size, dtype=torch.float64, device=rows[0][0].device)
+    for vectors, others in zip(rows, columns, strict=True):
+        for at in range(0, len(vectors[0]), WIDE):
+            left = _cut(vectors, at)
+            right = left if columns is rows else _cut(others, at)
+            products += torch.bmm(left, right.transpose(1, 2)).double().sum(0)
     return products
 
 
