@@ -157,8 +157,14 @@ class RunConfig(Protocol):
         " Changes no result.",
         low=0,
     )
-    prefetch: int = option(
-        1, "Steps that are read ahead where data is not held in memory. Changes no result.", low=0
+    workers: int = option(
+        1,
+        "Threads that read ahead, a step each, where data is not held in memory or targets are derived from"
+        " it; 0: none. Changes no result.",
+        low=0,
+    )
+    profile: bool = option(
+        False, "Measure where the time of a run goes; print it and keep it beside the record."
     )
     device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1.")
     baseline: bool = option(True, "Train missing single-task baselines first and compare with them.")

@@ -36,6 +36,7 @@ from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training.augmented import augmented, build_augment
 from mtlbench.training.loop import Outcome, pick_device, train
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
+from mtlbench.training.profile import Profile
 from mtlbench.training.report import Reporter
 
 CORE = ["mtlbench.training.loop"]
@@ -51,11 +52,15 @@ class Watcher(Reporter, Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """A record, what it cost (None: not measured or lost), and whether it was in the store already."""
+    """A record, what it cost (None: not measured or lost), and whether it was in the store already.
+
+    profile: where the time went, if that was asked for and it was trained now.
+    """
 
     record: Record
     cost: Cost | None
     cached: bool
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class Experiment:
             config.probe,
             config.sync_bn,
             tuning,
-            config.prefetch,
+            config.workers,
             auxiliary,
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
@@ -304,6 +309,11 @@ class Experiment:
                 watcher.notice(
                     f"{run.label}: the record that is there was made without --probe; --force trains it again"
                 )
+            if asked and self.config.profile:
+                watcher.notice(
+                    f"{run.label}: the record is there, so nothing is trained that --profile could measure;"
+                    " --force trains it again"
+                )
             return Trained(kept, self.store.cost(kept), cached=True)
         with self._claimed(run, name, watcher, stopped):
             kept = self._kept(run, name, asked)  # whoever held the run before may have left it
@@ -358,6 +368,7 @@ class Experiment:
                 self.config.resume,
                 stopped,
                 self.ranks,
+                self.config.profile,
             )
         except Interrupted:
             raise Interrupted(
@@ -375,9 +386,11 @@ class Experiment:
         record = self.ranks.from_first(
             lambda: self._keep(record, cost, force, outcome.model if keep_model else {}, watcher)
         )
+        if self.ranks.first and outcome.profile is not None:
+            self.store.add_profile(record, outcome.profile.dumps())
         if self.ranks.first:
             checkpoints.discard(checkpoint)
-        return Trained(record, self.store.cost(record), cached=False)
+        return Trained(record, self.store.cost(record), False, outcome.profile)
 
     def _kept(self, run: Run, name: str, asked: bool) -> Record | None:
         """Return the record of a run where the store has all that is wanted of it; see `_obtain`."""

@@ -71,6 +71,8 @@ def merge(sources: tuple[Path, ...], output: Path) -> None:
                 continue
             if (model := store.model(record)).is_file():
                 target.add_model(record, model.read_bytes())
+            if (profile := store.profile(record)).is_file():
+                target.add_profile(record, profile.read_text(encoding="utf-8"))
     click.echo(f"{output}: {added} records added, {known} were there already")
     if differing:
         click.echo(

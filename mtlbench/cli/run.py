@@ -127,12 +127,15 @@ def prepare_environment() -> None:
 
 def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
     from mtlbench.leaderboard.table import comparison_json, render
+    from mtlbench.leaderboard.timing import timing
 
     if settings.json:
         import json
 
         for result in results:
             line = {**result.run.record.values, "comparison": comparison_json(result)}
+            if result.run.profile is not None:
+                line["profile"] = result.run.profile.values()
             click.echo(json.dumps(line, sort_keys=True, ensure_ascii=False, allow_nan=False))
         return
     from rich.console import Console
@@ -142,6 +145,12 @@ def _answer(settings: RunConfig, experiment: Any, results: Any) -> None:
         console.width = max(console.width, 200)
     with console.capture() as captured:
         console.print(render(experiment, results))
+        for result in results:
+            if result.run.profile is not None:
+                run = experiment.run
+                console.print(
+                    timing(f"{run.architecture} + {run.weighting}, seed {result.seed}", result.run.profile)
+                )
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mtlbench.config import RunConfig
     from mtlbench.sweep.state import Executor, State
 
-WITHOUT = ("force", "resume", "quiet", "json", "save_model", "tuning")
+WITHOUT = ("force", "resume", "quiet", "json", "save_model", "tuning", "profile")
 """Settings of a single run that commands for many have no use for."""
 
 PLACE = ("executor", "jobs", "address", "cpus_per_run", "gpus_per_run")

@@ -46,10 +46,15 @@ instead."""
 
 
 class Split(ABC):
-    """Samples that are read by index, a batch at a time."""
+    """Samples that are read by index, a batch at a time.
+
+    Several threads may call `fetch` at once, so it keeps nothing between two calls that would mind; and what
+    it gives hangs on the indices alone.
+    """
 
     streamed: bool = False
-    """Whether `fetch` reads from a disk, so that it pays to do it while a step is computed."""
+    """Whether `fetch` takes time (it reads from a disk, or derives targets), so that it pays to do it while a
+    step is computed."""
 
     @abstractmethod
     def __len__(self) -> int:

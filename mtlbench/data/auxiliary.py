@@ -59,7 +59,7 @@ class _WithAuxiliary(Dataset):
 class _Split(Split):
     def __init__(self, split: Split, name: str, auxiliaries: Mapping[str, Auxiliary], title: str) -> None:
         self.samples, self.name, self.auxiliaries, self.title = split, name, auxiliaries, title
-        self.streamed = split.streamed
+        self.streamed = True
 
     def __len__(self) -> int:
         return len(self.samples)

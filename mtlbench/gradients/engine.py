@@ -19,7 +19,7 @@ over parts, exactly, however labels are spread. Methods see the sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal
@@ -185,6 +185,8 @@ class GradientEngine:
         self._own: dict[str, float] = {}
         self._probing = False
         self._gram: Tensor | None = None
+        self.mark: Callable[[str], None] = lambda phase: None
+        """Is told of each forward pass that begins: where a profile listens."""
 
     def state_dict(self) -> dict[str, object]:
         """Return what reused weights (``every``) and scaled gradients need to go on."""
@@ -246,6 +248,7 @@ class GradientEngine:
 
         trunk: whether the trunk's graph is kept.
         """
+        self.mark("forward")
         losses: list[Tensor] = []
         penalties: list[Tensor] = []
         groups = [(names, batch)] if isinstance(batch, Batch) else [([name], batch[name]) for name in names]

@@ -20,8 +20,8 @@ class Store:
     """A folder of records: ``<dataset>/<architecture>+<weighting>/<run_id>.json``.
 
     A further attempt at the same run is ``<run_id>.2.json`` and so on; what a run cost lies beside its
-    record as ``<run_id>.cost``, and the selected model, where it was kept, as ``<run_id>.pt``. Checkpoints of
-    unfinished runs are in ``.checkpoints``.
+    record as ``<run_id>.cost``; so do, where they were kept, the selected model (``<run_id>.pt``) and where
+    its time went (``<run_id>.profile``). Checkpoints of unfinished runs are in ``.checkpoints``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -107,6 +107,16 @@ class Store:
         where = self.model(record)
         with translated(f"can't write model '{where}'", "choose another --results, or --no-save-model"):
             create(where, content)
+
+    def profile(self, record: Record) -> Path:
+        """Return where it is kept where the run's time went, if that was measured."""
+        return self._path(record).with_suffix(".profile")
+
+    def add_profile(self, record: Record, text: str) -> None:
+        """Keep where the time of a run went, beside its record; the first writer wins."""
+        where = self.profile(record)
+        with translated(f"can't write profile '{where}'", "choose another --results, or --no-profile"):
+            create(where, text)
 
     def merge(self, record: Record, cost: Cost | None) -> Record | None:
         """Keep a record of another store under the same attempt; return the one that was there, if any."""

@@ -42,6 +42,7 @@ class Job:
             resume=True,
             quiet=True,
             save_model=False,
+            profile=False,
         )
         if not self.baseline:
             return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import torch
@@ -15,10 +16,10 @@ from mtlbench.contracts import SPLITS, Batch, Dataset, Likelihood, Split, Task, 
 def check_dataset(dataset: Dataset) -> None:
     """Assert that a dataset keeps the contract; it reads all of it twice, for the fingerprint.
 
-    Splits are not empty, give the same samples whenever asked and in the order asked for, with inputs of
-    the promised shape and a target for each task (in per-task mode: for the split's own task). Each task's
-    loss and metrics take what its head will give: the loss is finite, differentiable, additive over a
-    divided batch and 0 without labels; every metric gives a finite scalar.
+    Splits are not empty, give the same samples whenever asked, by several threads at once too, and in the
+    order asked for, with inputs of the promised shape and a target for each task (in per-task mode: for the
+    split's own task). Each task's loss and metrics take what its head will give: the loss is finite,
+    differentiable, additive over a divided batch and 0 without labels; every metric gives a finite scalar.
     """
     name = type(dataset).__name__
     names = [task.name for task in dataset.tasks]
@@ -53,6 +54,11 @@ def _check_split(where: str, dataset: Dataset, split: Split, tasks: tuple[Task, 
     assert _equal(batch, again), f"{where}: the same samples differ when fetched again"
     flipped = Batch(batch.inputs.flip(0), {key: value.flip(0) for key, value in batch.targets.items()})
     assert _equal(flipped, reverse), f"{where}: fetch does not keep the order of the indices"
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(split.fetch, [indices] * 16))
+    assert all(_equal(batch, other) for other in found), (
+        f"{where}: fetch gives other samples to several threads"
+    )
     assert batch.inputs.dtype in (torch.uint8, torch.float32), (
         f"{where}: inputs must be uint8 or float32, got {batch.inputs.dtype}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from mtlbench.contracts import Split, Task
 from mtlbench.gradients import Precision, at_least_float32
 from mtlbench.parallel import ALONE, Ranks
+from mtlbench.training.ahead import ahead
 from mtlbench.training.model import MultiTaskModel
 
 
@@ -34,14 +35,17 @@ def evaluate(
     device: torch.device,
     ranks: Ranks = ALONE,
     precision: Precision | None = None,
+    workers: int = 0,
+    mark: Callable[[str], None] = lambda phase: None,
 ) -> dict[str, Scores]:
     """Return the scores of all tasks on a split. The model is in eval mode during the call only.
 
     Each of the ranks takes a share of the samples, every sample once; the scores are of all of them.
+    workers: threads that read ahead where it takes time. mark: is told what begins, for a profile.
     """
     precision = precision or Precision()
     model.eval()
-    meters = {task.name: _Meters(task).to(device) for task in tasks}
+    meters = {task.name: Meters(task).to(device) for task in tasks}
     totals = {task.name: torch.zeros(2, dtype=torch.float64) for task in tasks}
     parts = split.items() if isinstance(split, Mapping) else [(None, split)]
     for only, samples in parts:
@@ -49,8 +53,11 @@ def evaluate(
         if not group:
             continue
         share = torch.tensor_split(torch.arange(len(samples)), ranks.size)[ranks.rank]
-        for indices in torch.split(share, 4 * batch_size) if len(share) else ():
-            batch = samples.fetch(indices).to(device)
+        pieces = torch.split(share, 4 * batch_size) if len(share) else ()
+        mark("evaluation data")
+        for fetched in ahead(samples.fetch, pieces, workers if samples.streamed else 0):
+            mark("evaluation")
+            batch = fetched.to(device)
             with precision.autocast(device):
                 outputs = model(batch.inputs, [task.name for task in group])
             for task in group:
@@ -58,6 +65,8 @@ def evaluate(
                 total, count = task.loss.terms(output, target)
                 totals[task.name] += torch.stack([total.cpu().double(), count.cpu().double()])
                 meters[task.name].update(output, target)
+            mark("evaluation data")
+        mark("evaluation")
     model.train()
     ranks.sum(list(totals.values()))
     scores = {task.name: meters[task.name].gathered(ranks) for task in tasks}
@@ -70,7 +79,7 @@ def evaluate(
     }
 
 
-class _Meters(MetricCollection):
+class Meters(MetricCollection):
     """The accumulators of a task; those that accumulate the same share one state."""
 
     def __init__(self, task: Task) -> None:

@@ -9,6 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabe
 from mtlbench.training.memory import PeakMemory
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
 from mtlbench.training.optim import build_optimizer, learning_rate
+from mtlbench.training.profile import Clock, Profile, profiled
 from mtlbench.training.report import Reporter
 from mtlbench.training.seeds import derive, order
 
@@ -43,7 +45,8 @@ class Outcome:
     not ok. test: scores of the selected epoch on the test split, empty unless ok. selected: (epoch, score)
     of the selection rule. parameters: numbers of trainable parameters by part. skipped: steps that were not
     made, because a gradient left the range of half precision. model: the selected state of
-    the model, on the CPU, empty unless ok. The last three are measured.
+    the model, on the CPU, empty unless ok. The rest is measured. profile: where the time went since the start
+    or the resumption, if that was asked for.
     """
 
     status: str
@@ -59,6 +62,7 @@ class Outcome:
     seconds: float
     step_ms: float
     peak_mb: float
+    profile: Profile | None = None
 
 
 @dataclass
@@ -137,7 +141,7 @@ class _Loader:
         if not any(part.streamed for part in parts.values()):
             yield from map(fetch, steps)
         else:
-            yield from ahead(fetch, steps, self.run.prefetch)
+            yield from ahead(fetch, steps, self.run.workers)
 
     def _drawn(self, step: int, orders: Mapping[str, Sequence[Tensor]]) -> list[dict[str, Tensor]]:
         """Return which samples the batches of a step are made of."""
@@ -187,15 +191,20 @@ def train(
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
+    profile: bool = False,
 ) -> Outcome:
     """Train, select and test one run.
 
     checkpoint: where to keep the state, after every epoch and when ``stopped()`` turns true (then
     `Interrupted` is raised). resume: go on from there if it exists; the outcome is the same, bit for bit, as
     without the interruption. ranks: the processes that train together; all must call this, and the first
-    writes the checkpoint. Raises `MtlbenchError` for a combination that cannot work, before training.
+    writes the checkpoint. profile: measure where the time goes. Raises `MtlbenchError` for a combination that
+    cannot work, before training.
     """
-    return _Loop(run, dataset, device, reporter, checkpoint, resume, stopped, ranks).train()
+    loop = _Loop(run, dataset, device, reporter, checkpoint, resume, stopped, ranks)
+    with ExitStack() as listening:
+        clock = listening.enter_context(profiled(loop.engine, device)) if profile else None
+        return loop.train(clock)
 
 
 class _Loop:
@@ -239,11 +248,11 @@ class _Loop:
             with checkpoints.readable(checkpoint):
                 self._restore(ranks.from_first(lambda: checkpoints.load(checkpoint)), checkpoint)
 
-    def train(self) -> Outcome:
+    def train(self, clock: Clock | None = None) -> Outcome:
         protocol, progress = self.run.protocol, self.progress
         self.reporter.started(self.run.label, protocol["epochs"], self.loader.steps, progress.epoch)
         status, reason, test = "ok", None, {}
-        began, before = time.perf_counter(), progress.seconds
+        began, before, steps = time.perf_counter(), progress.seconds, progress.steps
         try:
             while progress.epoch < protocol["epochs"] and not self._out_of_patience():
                 self._epoch()
@@ -277,6 +286,7 @@ class _Loop:
             before + time.perf_counter() - began,
             statistics.median(progress.step_ms) if progress.step_ms else 0.0,
             max(progress.peak_mb, self.peak.read()),
+            None if clock is None else clock.stop(progress.steps - steps),
         )
 
     def _out_of_patience(self) -> bool:
@@ -291,7 +301,10 @@ class _Loop:
         self.model.train()
         self.weighting.train()
         self.model.architecture.start_epoch(progress.epoch, self.run.protocol["epochs"])
+        mark = self.engine.mark
+        mark("data")
         for batches, samples in self.loader.epoch(progress.epoch, progress.step):
+            mark("rest")
             if self.ranks.any(self.stopped()):
                 raise Interrupted("stopped")
             began = time.perf_counter()
@@ -299,6 +312,8 @@ class _Loop:
             self._step(batches)
             progress.step_ms.append((time.perf_counter() - began) * 1e3)
             progress.step += 1
+            mark("data")
+        mark("keep")
         losses = self._means(progress.losses)
         self.weighting.after_epoch(torch.tensor(losses, dtype=torch.float64).to(self.side))
         validation = self._evaluate("val")
@@ -345,11 +360,16 @@ class _Loop:
         present = self._labelled(fetched) if self.partial else None
         if present is not None and not present:
             return
+        mark = self.engine.mark
+        mark("move")
         batch, *others = [[_placed(part, self.device) for part in parts] for parts in fetched]
+        mark("optimiser")
         self.optimizer.zero_grad(set_to_none=True)
         rate = self.optimizer.param_groups[0]["lr"]
         probe = len(self.names) > 1 and self.run.probe > 0 and progress.steps % self.run.probe == 0
+        mark("weighting")
         step: Step = self.engine.step(batch, present, probe=probe, others=others, rate=rate)
+        mark("rest")
         seen = step.losses if present is None else step.losses[self.weighting.active]
         if not torch.isfinite(seen).all():
             active = [name for name in self.names if present is None or name in present]
@@ -362,10 +382,13 @@ class _Loop:
         if step.skipped:
             progress.skipped += 1
             return
+        mark("optimiser")
         if self.run.protocol["clip"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.protocol["clip"])
         self.optimizer.step()
+        mark("weighting")
         self.weighting.after_step(lambda: self._losses_again(batch, present))
+        mark("rest")
         progress.steps += 1
         if step.weights is not None:
             progress.weights.append(step.weights.tolist())
@@ -405,8 +428,9 @@ class _Loop:
 
     def _evaluate(self, split: Any) -> dict[str, Scores]:
         # Running statistics are the first rank's, which are also what is kept.
+        self.engine.mark("evaluation")
         self.ranks.overwrite(list(self.model.buffers()))
-        return evaluate(
+        found = evaluate(
             self.model,
             self.tasks,
             self.dataset.split(split),
@@ -414,7 +438,11 @@ class _Loop:
             self.device,
             self.ranks,
             self.engine.precision,
+            self.run.workers,
+            self.engine.mark,
         )
+        self.engine.mark("keep")
+        return found
 
     def _count_parameters(self) -> dict[str, int]:
         parts = {

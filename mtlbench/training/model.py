@@ -49,9 +49,8 @@ class Run:
     others follow from output and encoder. probe: on every so-manieth step the task gradients are compared,
     also for a method that has no use for them; 0 for never. It changes what is logged and no result, so it is
     no part of what the run is. sync_bn: batch norm over the samples of all processes; what it changes is in
-    the protocol (``shards``). tuning: the search that chose its settings, if there was one. prefetch: steps
-    that are read ahead where data is streamed. auxiliary: what the
-    dataset was given besides, in this order.
+    the protocol (``shards``). tuning: the search that chose its settings, if there was one. workers: threads
+    that read ahead. auxiliary: what the dataset was given besides, in this order.
     """
 
     architecture: Choice
@@ -68,7 +67,7 @@ class Run:
     probe: int = field(default=0, compare=False)
     sync_bn: bool = field(default=False, compare=False)
     tuning: Tuning | None = None
-    prefetch: int = field(default=1, compare=False)
+    workers: int = field(default=1, compare=False)
     auxiliary: tuple[Choice, ...] = ()
 
     @property

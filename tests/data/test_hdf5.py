@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from mtlbench.atomic import exclusive, replacing, scratch, sweep
 from mtlbench.data import hdf5
 from mtlbench.data.folder import data_folder
-from mtlbench.data.hdf5 import DiskRows, MemoryRows, array, hdf5_writer, open_hdf5
+from mtlbench.data.hdf5 import DiskRows, MemoryRows, array, explained, hdf5_writer, open_hdf5
 from mtlbench.errors import MtlbenchError
 
 
@@ -187,3 +188,79 @@ def test_the_data_folder_is_the_option_the_variable_or_the_cache(
     monkeypatch.delenv("MTLBENCH_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert data_folder(None).parts[-2:] == ("mtlbench", "data")
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "a chunk a row": {"chunks": (1, 6, 5, 3)},
+    "contiguous": {},
+    "several rows a chunk": {"chunks": (4, 6, 5, 3)},
+    "compressed": {"chunks": (1, 6, 5, 3), "compression": "gzip"},
+    "another byte order": {"dtype": ">f4"},
+    "half precision": {"dtype": "<f2", "chunks": (1, 6, 5, 3)},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_are_read_as_they_are_however_they_lie_in_the_file(tmp_path: Path, layout: str) -> None:
+    values = (
+        np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3)).astype(LAYOUTS[layout].get("dtype", "u1"))
+    )
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", data=values, **LAYOUTS[layout])
+    indices = torch.tensor([7, 0, 3, 7])
+    expected = torch.from_numpy(values[3:][indices.numpy()].astype(values.dtype.newbyteorder("=")))
+    with open_hdf5(tmp_path / "a.h5", "") as file:
+        held, read = MemoryRows(file["a"], 3, 12), DiskRows(file["a"], 3, 12)
+        for rows in (held, read):
+            assert torch.equal(rows.take(indices), expected)
+            assert rows.take(indices[:0]).shape == (0, 6, 5, 3)
+            with pytest.raises(IndexError):
+                rows.take(torch.tensor([9]))
+        assert (read._places is not None) == (layout in ("a chunk a row", "contiguous", "half precision"))
+
+
+def test_rows_that_were_never_written_have_the_fill_value(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        rows = file.create_dataset("a", (5, 4, 4, 1), "u1", chunks=(1, 4, 4, 1), fillvalue=9)
+        rows[2] = 1
+    with open_hdf5(tmp_path / "a.h5", "") as file:
+        found = DiskRows(file["a"], 0, 5).take(torch.arange(5))
+    assert found.flatten(1).float().mean(1).tolist() == [9, 9, 1, 9, 9]
+
+
+def test_a_file_that_ends_early_or_is_closed_is_told(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = np.ones((4, 64, 64, 1), np.uint8)
+    file = open_hdf5(tmp_path / "a.h5", "")
+    rows = DiskRows(file["a"], 0, 4)
+    os.truncate(tmp_path / "a.h5", (tmp_path / "a.h5").stat().st_size - 100)
+    assert rows.take(torch.tensor([0])).all()
+    with (
+        pytest.raises(MtlbenchError, match="is truncated: get it again"),
+        explained(tmp_path, "get it again"),
+    ):
+        rows.take(torch.tensor([3]))
+    file.close()
+    with pytest.raises(OSError, match="closed"):
+        rows.take(torch.tensor([0]))
+
+
+def test_processes_and_threads_read_from_one_handle_at_once(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", data=values, chunks=(1, 32, 32, 3))
+    with open_hdf5(tmp_path / "a.h5", "") as file:
+        rows = DiskRows(file["a"], 0, 64)
+
+        def right(seed: int) -> bool:
+            order = torch.randperm(64, generator=torch.Generator().manual_seed(seed))
+            return bool((rows.take(order).numpy() == values[order.numpy()]).all())
+
+        children = []
+        for _ in range(2):
+            children.append(os.fork())
+            if not children[-1]:
+                os._exit(0 if all(map(right, range(50))) else 1)
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(right, range(200)))
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]

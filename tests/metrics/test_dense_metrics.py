@@ -28,7 +28,7 @@ from mtlbench.metrics import (
     rel_error,
     rmse,
 )
-from mtlbench.training.evaluate import _Meters
+from mtlbench.training.evaluate import Meters
 
 ANGLES = (angle_mean(), angle_median(), angle_within(11.25), angle_within(22.5), angle_within(30.0))
 ERRORS: dict[str, tuple[Metric, Callable[..., float]]] = {
@@ -123,7 +123,7 @@ def test_an_unlabelled_relative_error_of_nothing_stays_out() -> None:
 
 def test_metrics_that_accumulate_the_same_share_one_state_and_score_as_apart() -> None:
     task = Task("normal", Map(3), Cosine(), ANGLES)
-    meters = _Meters(task)
+    meters = Meters(task)
     assert len(meters.compute_groups) == 1
     g = torch.Generator().manual_seed(0)
     batches = [(torch.randn(2, 3, 5, 5, generator=g), torch.randn(2, 3, 5, 5, generator=g)) for _ in range(3)]
@@ -131,7 +131,7 @@ def test_metrics_that_accumulate_the_same_share_one_state_and_score_as_apart() -
         meters.update(*batch)
     whole = [torch.cat(part) for part in zip(*batches, strict=True)]
     assert meters.scores() == {metric.name: score(metric, *whole) for metric in ANGLES}
-    classes = _Meters(Task("seg", Map(4), Cosine(), (iou(4), pixel_accuracy(4), abs_error())))
+    classes = Meters(Task("seg", Map(4), Cosine(), (iou(4), pixel_accuracy(4), abs_error())))
     shared = [[classes.names[key] for key in group] for group in classes.compute_groups.values()]
     assert shared == [["iou", "pixel_accuracy"], ["abs_error"]]
 

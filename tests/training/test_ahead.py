@@ -13,7 +13,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from runs import facts, outcome, outcome_in_pieces
+from torch import Tensor
 
+from mtlbench.data.hdf5 import DiskRows
+from mtlbench.errors import MtlbenchError
 from mtlbench.training.ahead import ahead
 
 
@@ -28,7 +32,9 @@ def test_order_errors_and_early_stops() -> None:
 
     before = threading.active_count()
     for count in (0, 1, 3, 50):
+        names.clear()
         assert list(ahead(fetch, range(7), count)) == [n * n for n in range(7)]
+        assert ("MainThread" in names) == (count == 0)
         stream = ahead(fetch, range(9), count)
         assert [next(stream) for _ in range(7)] == [n * n for n in range(7)], "what came before is there"
         with pytest.raises(KeyError):
@@ -37,7 +43,16 @@ def test_order_errors_and_early_stops() -> None:
         assert next(stopped) == 0
         stopped.close()
     assert threading.active_count() == before
-    assert len(names) == 2, "the caller's thread and one other"
+
+
+def test_workers_fetch_at_once() -> None:
+    together = threading.Barrier(3)
+
+    def fetch(item: int) -> int:
+        together.wait(10)
+        return item
+
+    assert list(ahead(fetch, range(6), 3)) == list(range(6))
 
 
 def test_the_next_one_is_fetched_meanwhile() -> None:
@@ -54,41 +69,65 @@ def test_the_next_one_is_fetched_meanwhile() -> None:
     stream.close()
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A small data file of coloured squares."""
-    path = tmp_path / "squares.h5"
+def write(path: Path, per_task: bool = False) -> str:
+    """Write a small data file of coloured squares and return its spec."""
     draw = np.random.RandomState(0)
     with h5py.File(path, "w") as out:
         out.attrs.update(format="mtlbench-data", version=1, title="squares")
         out.attrs["tasks"] = json.dumps({"bright": {"kind": "binary"}, "mask": {"kind": "mask"}})
         for split, n in (("train", 13), ("val", 4), ("test", 4)):
-            images = draw.randint(0, 256, (n, 16, 16, 3)).astype(np.uint8)
-            out[f"{split}/inputs"] = images
-            out[f"{split}/targets/bright"] = (np.arange(n) % 2).astype(np.uint8)
-            out[f"{split}/targets/mask"] = (images.mean(-1) > 128).astype(np.uint8)
-    return path
+            for task in ("bright", "mask") if per_task else ("",):
+                images = draw.randint(0, 256, (n, 16, 16, 3)).astype(np.uint8)
+                part = f"{split}/{task}".rstrip("/")
+                out.create_dataset(f"{part}/inputs", data=images, chunks=(1, 16, 16, 3))
+                if task != "mask":
+                    out[f"{part}/targets/bright"] = (np.arange(n) % 2).astype(np.uint8)
+                if task != "bright":
+                    out[f"{part}/targets/mask"] = (images.mean(-1) > 128).astype(np.uint8)
+                n -= 5 * per_task * (split == "train")
+    return f"hdf5[path={path}]"
 
 
-def test_the_record_does_not_depend_on_how_data_is_read(
-    experiment: Callable[..., Any], file: Path, tmp_path: Path
+@pytest.mark.parametrize("mode", ["joint", "per-task"])
+def test_the_outcome_does_not_depend_on_how_data_is_read(
+    experiment: Callable[..., Any], mode: str, tmp_path: Path
 ) -> None:
-    from mtlbench.training.report import Silence
-
-    class Watch(Silence):
-        def notice(self, text: str) -> None:
-            """Say nothing."""
-
-    records = []
-    for number, (memory, prefetch) in enumerate([(2.0, 1), (0.0, 0), (0.0, 1), (0.0, 3)]):
+    data = write(tmp_path / "squares.h5", per_task=mode == "per-task")
+    aux = ("edges", "denoise") if mode == "joint" else ()
+    found, names = [], []
+    before = threading.active_count()
+    for memory, workers in [(2.0, 0), (0.0, 0), (0.0, 1), (0.0, 2), (2.0, 2)]:
         made = experiment(
-            data=f"hdf5[path={file}]", encoder="conv", epochs=2, batch_size=4, memory=memory,
-            prefetch=prefetch, baseline=False, results=tmp_path / str(number),
+            data=data, aux=aux, encoder="conv[width=4]", epochs=3, batch_size=4, memory=memory,
+            workers=workers, baseline=False,
         )  # fmt: skip
-        assert made.dataset.split("train").streamed == (memory == 0)
-        (result,) = made.execute(Watch(), lambda: False)
-        records.append(result.run.record.values)
-    assert all(record == records[0] for record in records)
+        names.append(made.look(made.run)[0])
+        assert made.run.workers == workers
+        found.append(facts(outcome(made)))
+        if workers and not memory:
+            found.append(facts(outcome_in_pieces(made, tmp_path / f"{workers}.pt")))
+    assert len(set(names)) == 1, "workers are no part of what a run is"
+    assert all(other == found[0] for other in found)
+    assert threading.active_count() == before
+
+
+def test_an_error_of_a_worker_is_the_run_s_own(
+    experiment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = experiment(
+        data=write(tmp_path / "squares.h5"), encoder="conv[width=4]", batch_size=4, memory=0.0, workers=2
+    )
+    plain, before = DiskRows.take, threading.active_count()
+
+    def take(rows: DiskRows, indices: Tensor) -> Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError("the file is truncated")
+        return plain(rows, indices)
+
+    monkeypatch.setattr(DiskRows, "take", take)
+    with pytest.raises(MtlbenchError, match=r"squares\.h5 is truncated: "):
+        outcome(made)
+    assert threading.active_count() == before
 
 
 SCRIPT = """
