@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from mtlbench.contracts import Metric, labelled
+from mtlbench.contracts import Metric
 
 Score = Callable[[Tensor], Tensor]
 
@@ -36,16 +36,31 @@ class ConfusionScore(MulticlassConfusionMatrix):
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Count a batch of logits ``[B, C, ...]`` (one logit: also ``[B]``) and labels ``[B, ...]``."""
-        predicted = (output > 0).long().view_as(target) if self.one_logit else output.argmax(1)
-        known = labelled(target)
+        predicted = (output > 0).long().view_as(target) if self.one_logit else _largest(output)
         # Not torchmetrics' own count: where torch is asked for determinism, it builds a K x K mesh a pixel.
-        pairs = (target * self.num_classes + predicted)[known].cpu()
-        counts = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, -1)
-        self.confmat += counts.to(self.confmat)
+        # A label of -1 falls into a row of its own, the first, which is left out.
+        pairs = ((target + 1) * self.num_classes + predicted).flatten().cpu()
+        counts = torch.bincount(pairs, minlength=(self.num_classes + 1) * self.num_classes)
+        self.confmat += counts.view(-1, self.num_classes)[1:].to(self.confmat)
 
     def compute(self) -> Tensor:
         """Return the score, a float64 scalar."""
         return self.score(self.confmat.cpu().double())
+
+
+def _largest(output: Tensor) -> Tensor:
+    """Return the first class with the largest logit, int64 ``[B, ...]``, of ``[B, C, ...]``.
+
+    Of maps on a CPU class by class: there torch's argmax across planes is several times slower.
+    """
+    if output.dim() == 2 or output.device.type != "cpu":
+        return output.argmax(1)
+    best, place = output[:, 0].clone(), torch.zeros(output[:, 0].shape, dtype=torch.int64)
+    for number in range(1, output.shape[1]):
+        level = output[:, number]
+        place.masked_fill_(level > best, number)
+        torch.maximum(best, level, out=best)
+    return place
 
 
 def _overlap(matrix: Tensor) -> tuple[Tensor, Tensor]:
