@@ -159,8 +159,8 @@ class RunConfig(Protocol):
     )
     workers: int = option(
         1,
-        "Threads that read ahead, a step each, where data is not held in memory or targets are derived from"
-        " it; 0: none. Changes no result.",
+        "Threads that read ahead, a step each, where data is not held in memory, augmented, or given targets"
+        " by --aux; 0: none. Changes no result.",
         low=0,
     )
     profile: bool = option(

@@ -51,9 +51,9 @@ class Quiet(Silence):
 def test_the_same_run_read_ahead_or_not_in_pieces_or_whole(
     experiment: Make, tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    whole = facts(outcome(experiment(augment=ALL, prefetch=0, epochs=2, **more)))
+    whole = facts(outcome(experiment(augment=ALL, workers=0, epochs=2, **more)))
     assert whole["status"] == "ok", whole["reason"]
-    assert facts(outcome(experiment(augment=ALL, prefetch=2, epochs=2, **more))) == whole
+    assert facts(outcome(experiment(augment=ALL, workers=2, epochs=2, **more))) == whole
     pieces = outcome_in_pieces(experiment(augment=ALL, epochs=2, **more), tmp_path / "state.pt")
     assert facts(pieces) == whole
     assert facts(outcome(experiment(epochs=2, **more)))["history"] != whole["history"]
