@@ -142,6 +142,12 @@ class RunConfig(Protocol):
         " computes them anyway. Changes no result.",
         low=0,
     )
+    validate_every: int = option(
+        0,
+        "Log scores on the validation split also on every so-manieth step within an epoch, for finer learning"
+        " curves; 0: only after each epoch. Changes no result, takes time.",
+        low=0,
+    )
     tuning: str | None = option(
         None,
         "How the settings were searched, such as 'tpe[trials=20,over=[weights]]'; 'mtlbench tune' gives it.",

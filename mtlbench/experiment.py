@@ -170,6 +170,7 @@ class Experiment:
             tuning,
             config.workers,
             auxiliary,
+            config.validate_every,
         )
         # Reading everything takes longer than one step: first what a wrong combination fails at.
         self._check_combination()
@@ -313,6 +314,11 @@ class Experiment:
                 watcher.notice(
                     f"{run.label}: the record is there, so nothing is trained that --profile could measure;"
                     " --force trains it again"
+                )
+            if run.validate_every and not any("within" in row for row in kept.history):
+                watcher.notice(
+                    f"{run.label}: the record that is there was made without --validate-every; with another"
+                    " --results it is trained again"
                 )
             return Trained(kept, self.store.cost(kept), cached=True)
         with self._claimed(run, name, watcher, stopped):

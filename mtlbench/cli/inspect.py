@@ -50,7 +50,7 @@ def inspect(
     JSON; index.html shows them all.
     """
     chosen = samples(images, MOST)
-    from mtlbench.inspection.subject import comparison, find_record, missing_model, rebuild
+    from mtlbench.inspection.subject import comparison, find_record, missing_model, rebuild, seeds
     from mtlbench.registry import Registry
     from mtlbench.results import Store
 
@@ -64,7 +64,8 @@ def inspect(
 
     attempt = record.values["attempt"]
     folder = output or Path("inspect") / (record.run_id if attempt == 1 else f"{record.run_id}.{attempt}")
-    written = write(folder, kind, record, comparison(record, store), subject, split, chosen)
+    pairs = seeds(record, store)
+    written = write(folder, kind, record, comparison(record, store), pairs, subject, split, chosen)
     for path in written:
         if path.suffix != ".json":
             click.echo(path)

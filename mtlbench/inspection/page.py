@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mtlbench.atomic import replacing, translated
 from mtlbench.contracts import SplitName
-from mtlbench.inspection import history, inside, style
+from mtlbench.inspection import history, inside, learning, style
+from mtlbench.inspection.learning import Pair
 from mtlbench.inspection.passes import look
 from mtlbench.inspection.picture import Picture
 from mtlbench.inspection.predictions import predictions
@@ -37,15 +38,22 @@ img {{ max-width: 100%; height: auto; }}
 def pictures(
     record: Record,
     comparison: Comparison,
+    pairs: Sequence[Pair],
     subject: Subject | None,
     split: SplitName,
     images: Sequence[int] | None,
 ) -> Iterator[Picture]:
     """Yield every picture that a run gives, to be rendered in the house style.
 
-    subject: the run's model; None: only what the record alone tells.
+    pairs: the run with all its seeds, each beside its baselines. subject: the run's model; None: only
+    what the record alone tells.
     """
-    for found in (history.verdict(record, comparison), history.gradients(record), history.curves(record)):
+    for found in (
+        history.verdict(record, comparison),
+        learning.together(pairs),
+        history.gradients(record),
+        history.curves(record),
+    ):
         if found is not None:
             yield found
     if subject is None:
@@ -64,6 +72,7 @@ def write(
     kind: style.Format,
     record: Record,
     comparison: Comparison,
+    pairs: Sequence[Pair],
     subject: Subject | None,
     split: SplitName,
     images: Sequence[int] | None,
@@ -80,7 +89,7 @@ def write(
     page = [_HEAD.format(title=html.escape(title), subtitle=html.escape(subtitle))]
     written = []
     with style.house():
-        for picture in pictures(record, comparison, subject, split, images):
+        for picture in pictures(record, comparison, pairs, subject, split, images):
             content = style.render(picture.figure, kind)
             written += [
                 _write(folder / f"{picture.name}.{kind}", content),

@@ -15,6 +15,7 @@ from mtlbench.data.folder import data_folder
 from mtlbench.errors import MtlbenchError
 from mtlbench.experiment import CORE, code_digest
 from mtlbench.heads import HeadChoice
+from mtlbench.inspection.learning import Pair, Trial
 from mtlbench.registry import Choice, Registry
 from mtlbench.results import Comparison, Record, Store, compare
 from mtlbench.spec import format_spec
@@ -78,9 +79,43 @@ def find_record(run: str, results: Path) -> tuple[Record, Path]:
 
 def comparison(record: Record, store: Store) -> Comparison:
     """Compare a run with those of its baselines that the store holds."""
+    return compare(record, _baselines(record, store))
+
+
+def seeds(record: Record, store: Store) -> list[Pair]:
+    """Return the run with each seed whose record the store holds, its own first, with its baselines.
+
+    A run with another seed is one whose record says the same of everything else: spec, protocol, data, code.
+    """
+    asked = _but_the_seed(record)
+    ids = {
+        found.values["spec"]["seed"]: found.run_id
+        for found in store.records()
+        if found.folder == record.folder and _but_the_seed(found) == asked
+    }
+    others = [store.find(record.folder, name) for _, name in sorted(ids.items()) if name != record.run_id]
+    return [
+        Pair(
+            run.values["spec"]["seed"],
+            Trial(run, store.cost(run)),
+            {task: Trial(base, store.cost(base)) for task, base in _baselines(run, store).items()},
+        )
+        for run in (record, *others)
+        if run is not None
+    ]
+
+
+def _but_the_seed(record: Record) -> dict[str, Any]:
+    values = record.values
+    spec = {key: value for key, value in values["spec"].items() if key != "seed"}
+    return {"spec": spec, **{key: values[key] for key in ("protocol", "data", "code")}}
+
+
+def _baselines(record: Record, store: Store) -> dict[str, Record]:
+    """Return those of a run's baselines that the store holds, by task."""
     folder = (record.folder[0], "+".join(BASELINE))
     found = {task: store.find(folder, run_id) for task, run_id in record.values["baselines"].items()}
-    return compare(record, {task: base for task, base in found.items() if base is not None})
+    return {task: base for task, base in found.items() if base is not None}
 
 
 def missing_model(record: Record, store: Store) -> str | None:

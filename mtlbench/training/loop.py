@@ -83,6 +83,7 @@ class _Progress:
     weights: list[list[float]] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
     conflicts: Tensor | None = None
+    within: list[dict[str, Any]] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -312,6 +313,7 @@ class _Loop:
             self._step(batches)
             progress.step_ms.append((time.perf_counter() - began) * 1e3)
             progress.step += 1
+            self._look()
             mark("data")
         mark("keep")
         losses = self._means(progress.losses)
@@ -327,7 +329,7 @@ class _Loop:
             "epoch": progress.epoch + 1,
             "lr": rate,
             "train": {name: _finite(loss) for name, loss in zip(self.names, losses, strict=True)},
-            "val": {name: {"loss": _finite(s.loss), **s.metrics} for name, s in validation.items()},
+            "val": _by_task(validation),
             "weights": dict(zip(self.names, map(_finite, self._means(progress.weights)), strict=True))
             if progress.weights
             else None,
@@ -336,15 +338,24 @@ class _Loop:
             else None,
             "gradients": conflicts.summary(progress.conflicts, self.names),
             "score": score,
+            **({"within": progress.within} if self.run.validate_every else {}),
         }
         progress.history.append(row)
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.losses, progress.weights, progress.penalties, progress.conflicts = [], [], [], None
+        progress.within = []
         progress.since_best += 1
         if score < progress.best_score:
             progress.best_score, progress.best_epoch, progress.since_best = score, progress.epoch, 0
             self.best = copy.deepcopy(self.model.state_dict())
         self.reporter.epoch(row)
+
+    def _look(self) -> None:
+        """Score the validation split within an epoch, where that was asked for; its end is scored anyway."""
+        every, step = self.run.validate_every, self.progress.step
+        if every and step % every == 0 and step < self.loader.steps:
+            at = self.progress.epoch + step / self.loader.steps
+            self.progress.within.append({"epoch": at, "val": _by_task(self._evaluate("val"))})
 
     def _means(self, rows: list[list[float]]) -> list[float]:
         """Return each task's mean over the steps where it had a label; NaN where it had none."""
@@ -548,6 +559,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _by_task(scores: Mapping[str, Scores]) -> dict[str, dict[str, float | None]]:
+    """Return scores as the history has them."""
+    return {name: {"loss": _finite(s.loss), **s.metrics} for name, s in scores.items()}
 
 
 def _finite(value: float | None) -> float | None:

@@ -50,7 +50,9 @@ class Run:
     also for a method that has no use for them; 0 for never. It changes what is logged and no result, so it is
     no part of what the run is. sync_bn: batch norm over the samples of all processes; what it changes is in
     the protocol (``shards``). tuning: the search that chose its settings, if there was one. workers: threads
-    that read ahead. auxiliary: what the dataset was given besides, in this order.
+    that read ahead. auxiliary: what the dataset was given besides, in this order. validate_every:
+    after every so-manieth step within an epoch the validation split is scored, too; like a probe it changes
+    what is logged and no result.
     """
 
     architecture: Choice
@@ -69,6 +71,7 @@ class Run:
     tuning: Tuning | None = None
     workers: int = field(default=1, compare=False)
     auxiliary: tuple[Choice, ...] = ()
+    validate_every: int = field(default=0, compare=False)
 
     @property
     def settings(self) -> dict[str, Any]:

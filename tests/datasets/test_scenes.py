@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from scipy.io import savemat
 
 from mtlbench.cli import cli
-from mtlbench.contracts import Map, Split
+from mtlbench.contracts import SPLITS, Map, Split
 from mtlbench.data.prepared import PreparedDataset
 from mtlbench.data.verify import verify
 from mtlbench.errors import MtlbenchError
@@ -149,12 +151,101 @@ def test_other_sizes_take_the_nearest_pixel(tmp_path: Path) -> None:
     assert batch.targets["normals"].shape[1:] == (3, 96, 128)
 
 
-def test_the_official_file_is_refused_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"")
-    for source in (tmp_path / "nyu_depth_v2_labeled.mat", tmp_path):
-        with pytest.raises(MtlbenchError, match=r"holds neither normals, .*mtan links to") as caught:
-            NYUv2.prepare(tmp_path / "data", source, None, ignore)
-        assert "\n" not in str(caught.value)
+def official(folder: Path, count: int = 15) -> Path:
+    """The official file in small, its axes as MATLAB leaves them, with split and mappings beside it.
+
+    Scene i (from 0) has a grey of i in columns right of the first and 200 in it, depth i + 1 but for the
+    first row, and label 0 in the first row, 1 + (i // 3) modulo 3 elsewhere. Labels 1..3 are classes 40, 2 and none
+    of 40, and these 13 and 1 of 13.
+    """
+    folder.mkdir(exist_ok=True)
+    images = np.empty((count, 3, 64, 48), np.uint8)  # [N, C, W, H]
+    images[:] = np.arange(count)[:, None, None, None]
+    images[:, :, 0] = 200
+    depths = np.empty((count, 64, 48), np.float32)
+    depths[:] = np.arange(count)[:, None, None] + 1
+    depths[:, :, 0] = 0
+    labels = np.empty((count, 64, 48), np.uint16)
+    labels[:] = np.arange(count)[:, None, None] // 3 % 3 + 1
+    labels[:, :, 0] = 0
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
+        for name, values in {"images": images, "rawDepths": depths, "labels": labels}.items():
+            file[name] = values
+        file["depths"] = np.full_like(depths, 9)
+    numbers = np.arange(1, count + 1)[:, None]
+    savemat(folder / "splits.mat", {"trainNdxs": numbers[::3], "testNdxs": numbers[1::3]})
+    savemat(folder / "classMapping40.mat", {"mapClass": np.array([[40, 2, 0]], np.float64)})
+    thirteen = np.arange(40)[None] % 13
+    thirteen[0, 39], thirteen[0, 1] = 13, 1
+    inner = {"labels13": thirteen.astype(np.uint8), "classes13": np.array([["a"]], object)}
+    savemat(folder / "class13Mapping.mat", {"classMapping13": inner})
+    return folder
+
+
+def test_the_official_file_gives_13_classes_and_measured_depth(tmp_path: Path) -> None:
+    lines: list[str] = []
+    source = official(tmp_path / "source")
+    NYUv2.prepare(tmp_path, source / "nyu_depth_v2_labeled.mat", 48, lines.append)
+    assert lines == ["split: 4 train, 1 val, 5 test"]
+    dataset = NYUv2(tmp_path)
+    check_dataset(dataset)
+    assert dataset.input_shape == (3, 48, 64)
+    assert [task.name for task in dataset.tasks] == ["segmentation", "depth"]
+    splits = {name: everything(dataset.split(name)) for name in SPLITS}
+    scenes = {name: batch.inputs[:, 0, 0, 1].tolist() for name, batch in splits.items()}
+    assert sorted(scenes["train"] + scenes["val"]) == [0, 3, 6, 9, 12]
+    assert scenes["test"] == [1, 4, 7, 10, 13]
+    for name, batch in splits.items():
+        label, depth = batch.targets["segmentation"], batch.targets["depth"]
+        assert (batch.inputs[..., 0] == 200).all()
+        assert (label[:, 0] == -1).all()
+        assert depth[:, :, 0].isnan().all()
+        for scene, found, measured in zip(scenes[name], label, depth, strict=True):
+            assert (batch.inputs[scenes[name].index(scene), :, :, 1:] == scene).all()
+            assert (found[1:] == [12, 0, -1][scene // 3 % 3]).all()  # 13 and 1 of 13, from 0 on; none
+            assert (measured[0, 1:] == scene + 1).all()
+    NYUv2.prepare(tmp_path / "half", source, 32, ignore)
+    assert NYUv2(tmp_path / "half").input_shape[1] == 32
+    report = NYUv2.check_source(source, ignore)
+    assert report == 10
+
+
+SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no split": (lambda f: (f / "splits.mat").unlink(), "has no splits.mat: beside nyu_depth_v2_labeled.mat"),
+    "no mapping": (lambda f: (f / "class13Mapping.mat").unlink(), "has no class13Mapping.mat"),
+    "truncated": (lambda f: (f / "nyu_depth_v2_labeled.mat").write_bytes(b"MATLAB 7.3"), "is damaged or no HDF5"),
+    "a scene too many": (
+        lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1], [99]], "testNdxs": [[2]]}),
+        "each number must be in 1..15, once",
+    ),
+    "a scene twice": (
+        lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1], [2]], "testNdxs": [[2]]}),
+        "each number must be in 1..15, once",
+    ),
+    "no numbers": (lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1.5]]}), "has no 'trainNdxs' of whole"),
+    "another mapping": (
+        lambda f: savemat(f / "classMapping40.mat", {"mapClass": [[41, 2, 3]]}), "must map labels to 0..40"
+    ),
+    "a label without a class": (
+        lambda f: savemat(f / "classMapping40.mat", {"mapClass": [[40, 2]]}), "has label 3, and classMapping40"
+    ),
+    "no struct": (
+        lambda f: savemat(f / "class13Mapping.mat", {"classMapping13": [[1]]}), "has no 'labels13' of whole"
+    ),
+    "no matlab": (lambda f: (f / "splits.mat").write_bytes(b"MATLAB?" * 40), "splits.mat cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_what_is_wrong_beside_the_official_file_is_told_in_one_line(spoilt: str, tmp_path: Path) -> None:
+    spoil, message = SPOILT[spoilt]
+    source = official(tmp_path / "source")
+    spoil(source)
+    with pytest.raises(MtlbenchError) as caught:
+        NYUv2.prepare(tmp_path, source, 48, ignore)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.h5"))
 
 
 @pytest.mark.parametrize(

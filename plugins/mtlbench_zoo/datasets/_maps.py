@@ -134,15 +134,19 @@ class Scene:
         return np.asarray(values)
 
     def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows and columns of the nearest pixels, as an index."""
-        rows, columns = (
-            ((np.arange(wanted) + 0.5) * there / wanted).astype(np.int64)
-            for wanted, there in zip(self._target, self._space, strict=True)
-        )
-        return rows[:, None], columns[None, :]
+        return nearest(self._space, self._target)
 
     def _nearest(self, values: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(values[self._places()])
 
     def _refuse(self, kind: str, what: str) -> NoReturn:
         raise BrokenFileError(f"{self._folder.name}/{kind}/{self._number}.npy: {what}")
+
+
+def nearest(space: tuple[int, int], target: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, as an index, the rows and columns that are nearest where ``space`` is scaled to ``target``."""
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * there / wanted).astype(np.int64)
+        for wanted, there in zip(target, space, strict=True)
+    )
+    return rows[:, None], columns[None, :]
