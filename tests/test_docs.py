@@ -123,7 +123,9 @@ def test_every_field_inside_a_record_is_documented(registry: Registry, tmp_path:
         documented = {key.rpartition(".")[2] for key in table_keys(section)}
         assert set(values[name]) <= documented, name
     (section,) = [text for text in sections if text.startswith("`history`")]
-    assert set(values["history"][0]) | {"steps", "norm", "cosine", "conflict"} == table_keys(section)
+    assert set(values["history"][0]) | {"steps", "norm", "cosine", "conflict", "within"} == table_keys(
+        section
+    )
 
 
 def test_every_dependency_says_why_it_is_there() -> None:

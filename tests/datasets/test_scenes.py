@@ -155,8 +155,8 @@ def official(folder: Path, count: int = 15) -> Path:
     """The official file in small, its axes as MATLAB leaves them, with split and mappings beside it.
 
     Scene i (from 0) has a grey of i in columns right of the first and 200 in it, depth i + 1 but for the
-    first row, and label 0 in the first row, 1 + (i // 3) modulo 3 elsewhere. Labels 1..3 are classes 40, 2 and none
-    of 40, and these 13 and 1 of 13.
+    first row. Label 0 in the first row, 1 in the second, 1 + (i // 3) modulo 3 below. Labels 1..3 are classes
+    40, 2 and none of 40, and these 13 and 1 of 13.
     """
     folder.mkdir(exist_ok=True)
     images = np.empty((count, 3, 64, 48), np.uint8)  # [N, C, W, H]
@@ -167,7 +167,7 @@ def official(folder: Path, count: int = 15) -> Path:
     depths[:, :, 0] = 0
     labels = np.empty((count, 64, 48), np.uint16)
     labels[:] = np.arange(count)[:, None, None] // 3 % 3 + 1
-    labels[:, :, 0] = 0
+    labels[:, :, 0], labels[:, :, 1] = 0, 1
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
         for name, values in {"images": images, "rawDepths": depths, "labels": labels}.items():
             file[name] = values
@@ -202,7 +202,8 @@ def test_the_official_file_gives_13_classes_and_measured_depth(tmp_path: Path) -
         assert depth[:, :, 0].isnan().all()
         for scene, found, measured in zip(scenes[name], label, depth, strict=True):
             assert (batch.inputs[scenes[name].index(scene), :, :, 1:] == scene).all()
-            assert (found[1:] == [12, 0, -1][scene // 3 % 3]).all()  # 13 and 1 of 13, from 0 on; none
+            assert (found[1] == 12).all()
+            assert (found[2:] == [12, 0, -1][scene // 3 % 3]).all()  # 13 and 1 of 13, from 0 on; none
             assert (measured[0, 1:] == scene + 1).all()
     NYUv2.prepare(tmp_path / "half", source, 32, ignore)
     assert NYUv2(tmp_path / "half").input_shape[1] == 32
@@ -213,7 +214,9 @@ def test_the_official_file_gives_13_classes_and_measured_depth(tmp_path: Path) -
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no split": (lambda f: (f / "splits.mat").unlink(), "has no splits.mat: beside nyu_depth_v2_labeled.mat"),
     "no mapping": (lambda f: (f / "class13Mapping.mat").unlink(), "has no class13Mapping.mat"),
-    "truncated": (lambda f: (f / "nyu_depth_v2_labeled.mat").write_bytes(b"MATLAB 7.3"), "is damaged or no HDF5"),
+    "truncated": (
+        lambda f: (f / "nyu_depth_v2_labeled.mat").write_bytes(b"MATLAB 7.3"), "is damaged or no HDF5 file"
+    ),
     "a scene too many": (
         lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1], [99]], "testNdxs": [[2]]}),
         "each number must be in 1..15, once",
@@ -222,12 +225,12 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1], [2]], "testNdxs": [[2]]}),
         "each number must be in 1..15, once",
     ),
-    "no numbers": (lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1.5]]}), "has no 'trainNdxs' of whole"),
+    "no numbers": (lambda f: savemat(f / "splits.mat", {"trainNdxs": [[1.5]]}), "has no 'trainNdxs' of"),
     "another mapping": (
         lambda f: savemat(f / "classMapping40.mat", {"mapClass": [[41, 2, 3]]}), "must map labels to 0..40"
     ),
     "a label without a class": (
-        lambda f: savemat(f / "classMapping40.mat", {"mapClass": [[40, 2]]}), "has label 3, and classMapping40"
+        lambda f: savemat(f / "classMapping40.mat", {"mapClass": [[40, 2]]}), "has label 3, and classMap"
     ),
     "no struct": (
         lambda f: savemat(f / "class13Mapping.mat", {"classMapping13": [[1]]}), "has no 'labels13' of whole"

@@ -24,10 +24,10 @@ AGAIN = "get it again"
 
 
 class Picture(NamedTuple):
-    """One scene: its number in the file, from 0 on, and the class 0..12 (-1: none) of each label."""
+    """One scene: its place in the file, from 0 on, and the class 0..12 (-1: none) of each label."""
 
     name: str
-    index: int
+    place: int
     classes: NDArray[np.int16]
 
 
@@ -75,9 +75,9 @@ def parts(folder: Path) -> Mapping[str, Sequence[Picture]]:
 def row(folder: Path, scene: Picture, size: int) -> Row:
     """Return one scene, its maps turned upright: MATLAB counts along columns first."""
     with open_hdf5(folder / LABELED, AGAIN) as file, explained(folder / LABELED, AGAIN):
-        image = np.asarray(file["images"][scene.index]).transpose(2, 1, 0)
-        depth = np.asarray(file["rawDepths"][scene.index], dtype=np.float32).T
-        labels = np.asarray(file["labels"][scene.index]).T
+        image = np.asarray(file["images"][scene.place]).transpose(2, 1, 0)
+        depth = np.asarray(file["rawDepths"][scene.place], dtype=np.float32).T
+        labels = np.asarray(file["labels"][scene.place]).T
     if labels.max(initial=0) >= len(scene.classes):
         raise BrokenFileError(
             f"{LABELED}: {scene.name} has label {labels.max()}, and {TO_40} knows {len(scene.classes) - 1}"
@@ -100,17 +100,17 @@ def row(folder: Path, scene: Picture, size: int) -> Row:
 def _classes(folder: Path) -> NDArray[np.int16]:
     """Return the class 0..12 of each label of the file, -1 for label 0 and for labels that have none."""
     to_40 = _whole(folder / TO_40, _mat(folder / TO_40), "mapClass")
-    found = _mat(folder / TO_13)
-    inner = found.get("classMapping13")
-    named = inner.dtype.names if isinstance(inner, np.ndarray) else None
-    to_13 = _whole(folder / TO_13, {name: inner[name].item() for name in named} if named else {}, "labels13")
+    struct = np.asarray(_mat(folder / TO_13).get("classMapping13", ()))
+    fields = {name: struct[name].item() for name in struct.dtype.names or ()}
+    to_13 = _whole(folder / TO_13, fields, "labels13")
     if len(to_13) != 40 or to_40.max(initial=0) > 40 or to_13.max(initial=0) > 13:
         raise MtlbenchError(
-            f"{folder}: {TO_40} must map labels to 0..40 and {TO_13} 40 classes to 0..13, found 0..{to_40.max()}"
-            f" and {len(to_13)} classes to 0..{to_13.max()}"
+            f"{folder}: {TO_40} must map labels to 0..40 and {TO_13} 40 classes to 0..13, found"
+            f" 0..{to_40.max()} and {len(to_13)} classes to 0..{to_13.max()}"
         )
-    steps = np.concatenate([[0], to_13])[np.concatenate([[0], to_40])]
-    return (steps - 1).astype(np.int16)
+    none = np.zeros(1, np.int64)
+    classes: NDArray[np.int64] = np.concatenate([none, to_13])[np.concatenate([none, to_40])]
+    return (classes - 1).astype(np.int16)
 
 
 def _mat(path: Path) -> Mapping[str, Any]:

@@ -55,8 +55,8 @@ class NYUv2(PreparedDataset):
         "Get the preprocessed data that https://github.com/lorenmt/mtan links to (1,449 scenes of 288 x "
         "384) and "
         "unpack it; DIR is the folder that holds train/ and val/ with image/, label/, depth/ and normal/. Or "
-        "get the official nyu_depth_v2_labeled.mat from the homepage (no normals) and, beside it, splits.mat, "
-        "classMapping40.mat and class13Mapping.mat from https://github.com/ankurhanda/nyuv2-meta-data."
+        "get the official nyu_depth_v2_labeled.mat from the homepage (no normals) and, beside it, splits.mat"
+        ", classMapping40.mat and class13Mapping.mat from https://github.com/ankurhanda/nyuv2-meta-data."
     )
 
     @classmethod
