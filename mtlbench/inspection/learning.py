@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mtlbench.inspection import style
 from mtlbench.inspection.picture import Picture, number
-from mtlbench.results import Cost, Record
+from mtlbench.results import Cost, Record, summarise
 
 MOST_TASKS = 12
 """Tasks that are drawn: more would be a wall of panels; the numbers have them all."""
@@ -54,7 +54,7 @@ def together(pairs: Sequence[Pair]) -> Picture | None:
     words = [found_words for curves in shown if (found_words := curves.words())]
     left_out = f" (the first {len(shown)} of {len(found)} tasks)" if len(found) > len(shown) else ""
     title = "\n".join([f"Together and alone over training{left_out}", *(words if len(words) <= 4 else ())])
-    figure, axes = style.panels(rows * len(kinds), columns, (3.3, 2.5), title)
+    figure, axes = style.panels(rows * len(kinds), columns, (4.2, 2.5), title)
     for block, kind in enumerate(kinds):
         panels = list(axes[block * rows : (block + 1) * rows].flat)
         for axis, curves in zip(panels, shown, strict=False):
@@ -71,7 +71,9 @@ def _caption(seeds: int, kinds: Sequence[str]) -> str:
     text = (
         "Every task's loss, and its first metric, on the validation split while it was trained: in this run,"
         " and in its single-task baseline with the same seed. An epoch is one pass over the same data for"
-        " both. Lower losses earlier mean faster learning; that a curve ends lower is another matter."
+        " both. Lower losses earlier mean faster learning; that a curve ends lower is another matter. Above: the"
+        " loss together over the loss alone, as geometric mean over training, and after how many epochs either"
+        " side was at the lowest loss that both reach."
     )
     if seeds > 1:
         text += f" Thin lines are the {seeds} seeds, thick ones their mean (of losses the geometric one)."
@@ -120,11 +122,21 @@ class _Task:
             "alone": [_epoch_seconds(pair.alone[task]) for pair, _, _ in kept],
         }
 
-    def ratio(self) -> float | None:
-        """Return the loss together over the loss alone: the geometric mean over epochs and seeds."""
+    def ratio(self) -> tuple[float, float | None, float | None] | None:
+        """Return the loss together over the loss alone, the geometric mean over epochs and seeds, from, to.
+
+        From and to are the Student-t 95 % interval over seeds, None for one seed. None where a loss is not
+        above 0.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(self.loss["joint"] / self.loss["alone"])
-        return math.exp(logs.mean()) if np.isfinite(logs).all() else None
+        if not np.isfinite(logs).all():
+            return None
+        found = summarise(logs.mean(1).tolist())
+        if found.half_width is None:
+            return math.exp(found.mean), None, None
+        ends = (math.exp(found.mean + side * found.half_width) for side in (-1, 1))
+        return math.exp(found.mean), *ends
 
     def reached(self) -> dict[str, float]:
         """Return after how many epochs each side was at the lowest loss that both reach; means over seeds."""
@@ -140,10 +152,12 @@ class _Task:
         ratio = self.ratio()
         if ratio is None or len(self.epochs) < 2:
             return ""
+        middle, low, high = ratio
+        interval = "" if low is None or high is None else f" (95 %: {low:.2f} to {high:.2f})"
         at = self.reached()
         return (
-            f"{self.task}: loss together {ratio:.2f} times that alone, on average over training; the lowest"
-            f" that both reach after {at['joint']:.3g} epochs together, {at['alone']:.3g} alone."
+            f"{self.task}: loss together {middle:.2f} x loss alone{interval};"
+            f" lowest of both after {at['joint']:.3g} epochs, alone {at['alone']:.3g}"
         )
 
     def draw(self, axis: Axes, kind: str) -> None:
@@ -192,7 +206,8 @@ class _Task:
         return {
             "epochs": [number(float(epoch)) for epoch in self.epochs],
             "seeds": by_seed,
-            "loss_ratio": None if ratio is None else number(ratio),
+            "loss_ratio": None if ratio is None else number(ratio[0]),
+            "loss_ratio_95": [number(v) for v in ratio[1:] if v is not None] if ratio else [],
             "epochs_to_the_loss_that_both_reach": {
                 side: number(value) for side, value in self.reached().items()
             },

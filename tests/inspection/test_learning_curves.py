@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from scipy.stats import t
 
 from mtlbench.cli import cli
 from mtlbench.inspection.learning import Pair, Trial, together
@@ -66,18 +67,23 @@ def test_curves_are_those_of_the_records_with_every_seed(folder: Path) -> None:
     for task, found in shown.items():
         assert found["epochs"] == [pytest.approx(step / 3, rel=1e-4) for step in range(1, 7)]
         assert sorted(found["seeds"]) == ["0", "1"]
-        logs = []
+        logs: list[list[float]] = []
         for seed in (0, 1):
             joint, alone = (
                 curve(record(folder, row, seed, task), task, "loss") for row in ("hps+ew", "stl+ew")
             )
             assert found["seeds"][str(seed)]["joint"]["loss"] == pytest.approx(joint, rel=1e-4)
             assert found["seeds"][str(seed)]["alone"]["loss"] == pytest.approx(alone, rel=1e-4)
-            logs += [math.log(a / b) for a, b in zip(joint, alone, strict=True)]
+            logs.append([math.log(a / b) for a, b in zip(joint, alone, strict=True)])
             metric = {"mask": "iou", "side": "accuracy"}[task]
             expected = curve(record(folder, "stl+ew", seed, task), task, metric)
             assert found["seeds"][str(seed)]["alone"][metric] == pytest.approx(expected, rel=1e-4)
-        assert found["loss_ratio"] == pytest.approx(math.exp(sum(logs) / len(logs)), rel=1e-3)
+        means = [sum(seed) / len(seed) for seed in logs]
+        middle, half = sum(means) / 2, abs(means[0] - means[1]) / 2 * t.ppf(0.975, 1)
+        assert found["loss_ratio"] == pytest.approx(math.exp(middle), rel=1e-3)
+        assert found["loss_ratio_95"] == [
+            pytest.approx(math.exp(middle + side * half), rel=1e-3) for side in (-1, 1)
+        ]
     page = (folder / "pictures" / "index.html").read_text(encoding="utf-8")
     assert "the 2 seeds" in page
     assert "measured training time" in page
@@ -127,7 +133,11 @@ def test_the_words_say_who_is_where_first() -> None:
         found: Any = picture.numbers["t"]
         assert found["epochs_to_the_loss_that_both_reach"] == {"joint": 1.0, "alone": 3.0}
         assert found["loss_ratio"] == pytest.approx(0.25)
-        assert "together 0.25 times" in picture.figure.get_suptitle().replace("\n", " ")
+        assert found["loss_ratio_95"] == []
+        assert (
+            "t: loss together 0.25 x loss alone; lowest of both after 1 epochs, alone 3"
+            in picture.figure.get_suptitle().replace("\n", " ")
+        )
     assert len(pictures[0].figure.axes) == 3
     assert len(pictures[1].figure.axes) == 2  # without a cost there is no panel over time
     assert pictures[0].figure.axes[2].get_lines()[0].get_xdata().tolist() == [2.0, 4.0, 6.0]
