@@ -71,9 +71,9 @@ def _caption(seeds: int, kinds: Sequence[str]) -> str:
     text = (
         "Every task's loss, and its first metric, on the validation split while it was trained: in this run,"
         " and in its single-task baseline with the same seed. An epoch is one pass over the same data for"
-        " both. Lower losses earlier mean faster learning; that a curve ends lower is another matter. Above: the"
-        " loss together over the loss alone, as geometric mean over training, and after how many epochs either"
-        " side was at the lowest loss that both reach."
+        " both. Lower losses earlier mean faster learning; that a curve ends lower is another matter. Above:"
+        " the loss together over the loss alone, as geometric mean over training, and after how many epochs"
+        " either side was at the lowest loss that both reach."
     )
     if seeds > 1:
         text += f" Thin lines are the {seeds} seeds, thick ones their mean (of losses the geometric one)."
