@@ -3,12 +3,15 @@
     python benchmarks/relatedness.py RESULTS
 
 reads the records that benchmarks/recipes/relatedness.toml left and prints a table in Markdown: for each
-architecture the test error (MSE, mean over both tasks) by correlation, and the paired difference between the
-highest and the lowest one over the draws of the data that both have.
+architecture and number of training samples the test error (MSE, mean over both tasks) by correlation, and the
+error at the highest correlation over that at the lowest. Draws of the data differ in difficulty by far more
+than correlations do, so they are paired, and compared by ratios: the geometric mean, its 95 % interval and a
+paired t test of the logarithms.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +21,8 @@ from scipy.stats import ttest_1samp
 from mtlbench.results import Record, Store, Summary, summarise
 from mtlbench.spec import format_spec
 
-Errors = dict[str, dict[float, dict[int, float]]]
-"""By architecture and encoder, then by correlation, then by draw."""
+Errors = dict[tuple[str, int], dict[float, dict[int, float]]]
+"""By architecture on encoder and number of samples, then by correlation, then by draw."""
 
 
 def errors(records: list[Record]) -> Errors:
@@ -33,7 +36,8 @@ def errors(records: list[Record]) -> Errors:
         row = " on ".join(format_spec(part["name"], _told(part["parameters"])) for part in parts)
         data = spec["dataset"]["parameters"]
         scores = [record.values["metrics"][task]["mse"] for task in spec["tasks"]]
-        found.setdefault(row, {}).setdefault(data["p"], {})[data["seed"]] = sum(scores) / len(scores)
+        by_p = found.setdefault((row, data["count"]), {})
+        by_p.setdefault(data["p"], {})[data["seed"]] = sum(scores) / len(scores)
     return found
 
 
@@ -48,24 +52,28 @@ def table(found: Errors) -> list[str]:
     low, high = correlations[0], correlations[-1]
     head = [f"p = {p:g}" for p in correlations]
     lines = [
-        f"| test MSE | {' | '.join(head)} | {high:g} less {low:g} | paired t test |",
-        f"| --- {'| --- ' * (len(head) + 2)}|",
+        f"| test MSE | samples | {' | '.join(head)} | {high:g} over {low:g} | paired t test |",
+        f"| --- {'| --- ' * (len(head) + 3)}|",
     ]
-    for row, by_p in sorted(found.items()):
+    for (row, count), by_p in sorted(found.items()):
         cells = [_text(summarise(list(by_p[p].values()))) if p in by_p else "" for p in correlations]
         draws = sorted(by_p.get(low, {}).keys() & by_p.get(high, {}).keys())
-        differences = [by_p[high][draw] - by_p[low][draw] for draw in draws]
         told = ["", ""]
         if len(draws) > 1:
-            test = ttest_1samp(differences, 0.0)
-            told = [_text(summarise(differences), "+"), f"p = {test.pvalue:.2g}, {len(draws)} draws"]
-        lines.append(f"| `{row}` | {' | '.join([*cells, *told])} |")
+            logs = [math.log(by_p[high][draw] / by_p[low][draw]) for draw in draws]
+            mean, half = summarise(logs).mean, summarise(logs).half_width or 0.0
+            ends = f"{math.exp(mean - half):.2f} to {math.exp(mean + half):.2f}"
+            told = [
+                f"{math.exp(mean):.2f} ({ends})",
+                f"p = {ttest_1samp(logs, 0.0).pvalue:.2g}, {len(draws)} draws",
+            ]
+        lines.append(f"| `{row}` | {count:,} | {' | '.join([*cells, *told])} |")
     return lines
 
 
-def _text(summary: Summary, sign: str = "") -> str:
-    half = "" if summary.half_width is None else f" ± {summary.half_width:.3f}"
-    return f"{summary.mean:{sign}.3f}{half}"
+def _text(summary: Summary) -> str:
+    half = "" if summary.half_width is None else f" ± {summary.half_width:.2f}"
+    return f"{summary.mean:.2f}{half}"
 
 
 def main() -> None:

@@ -135,8 +135,8 @@ class _Task:
         found = summarise(logs.mean(1).tolist())
         if found.half_width is None:
             return math.exp(found.mean), None, None
-        ends = (math.exp(found.mean + side * found.half_width) for side in (-1, 1))
-        return math.exp(found.mean), *ends
+        low, high = (math.exp(found.mean + side * found.half_width) for side in (-1, 1))
+        return math.exp(found.mean), low, high
 
     def reached(self) -> dict[str, float]:
         """Return after how many epochs each side was at the lowest loss that both reach; means over seeds."""

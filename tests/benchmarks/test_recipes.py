@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -55,7 +56,7 @@ def test_the_relatedness_table_is_paired_by_draw(monkeypatch: pytest.MonkeyPatch
 
     def record(p: float, draw: int, y1: float, y2: float) -> Record:
         spec: dict[str, Any] = {
-            "dataset": {"name": "relatedness", "parameters": {"p": p, "seed": draw}},
+            "dataset": {"name": "relatedness", "parameters": {"p": p, "seed": draw, "count": 1000}},
             "architecture": {"name": "hps", "parameters": {}},
             "encoder": {"name": "mlp", "parameters": {"hidden": [4]}},
             "tasks": ["y1", "y2"],
@@ -66,10 +67,14 @@ def test_the_relatedness_table_is_paired_by_draw(monkeypatch: pytest.MonkeyPatch
     records += [record(1.0, 1, 2.0, 2.0)]
     lines = relatedness.table(relatedness.errors(records))
     sys.modules.pop("relatedness")
-    # Means 3 and 5, then 1 and 2; differences -2 and -3, whose t statistic is -2.5 / 0.5 with one freedom.
+    # Means 3 and 5, then 1 and 2: ratios of a third and of two fifths.
     half = t.ppf(0.975, 1)
+    logs = [math.log(1 / 3), math.log(2 / 5)]
+    middle, spread = sum(logs) / 2, abs(logs[0] - logs[1]) / 2
+    ends = [f"{math.exp(middle + side * half * spread):.2f}" for side in (-1, 1)]
     cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
     assert cells == [
-        "`hps on mlp[hidden=[4]]`", f"4.000 ± {half:.3f}", f"1.500 ± {0.5 * half:.3f}",
-        f"-2.500 ± {0.5 * half:.3f}", f"p = {2 * t.sf(5, 1):.2g}, 2 draws",
+        "`hps on mlp[hidden=[4]]`", "1,000", f"4.00 ± {half:.2f}", f"1.50 ± {0.5 * half:.2f}",
+        f"{math.exp(middle):.2f} ({ends[0]} to {ends[1]})",
+        f"p = {2 * t.sf(abs(middle) / spread, 1):.2g}, 2 draws",
     ]  # fmt: skip
