@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mtlbench.terminal import shown
 from mtlbench.training.report import Silence
 
 MISSING = "–"
@@ -92,6 +93,13 @@ class Bars(Quiet):
         self.bar: Any = None
         self.mean: dict[str, float] = {}
 
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
     def notice(self, text: str) -> None:
         """Print the line above the bars."""
         self.progress.console.print(text, style="yellow")
@@ -119,16 +127,6 @@ class Bars(Quiet):
         self.progress.console.print(line if reason is None else line.append(f"  {reason}", style="red"))
 
 
-@contextmanager
-def watcher(quiet: bool) -> Iterator[Quiet]:
+def watcher(quiet: bool) -> AbstractContextManager[Quiet]:
     """Give the watcher that suits standard error."""
-    if quiet:
-        yield Quiet()
-        return
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield Lines(console)
-        return
-    bars = Bars(console)
-    with bars.progress:
-        yield bars
+    return shown(Quiet() if quiet else None, Lines, Bars)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +13,44 @@ from mtlbench.cli.run import RunCommand, options, prepare_environment, stop_sign
 
 if TYPE_CHECKING:
     from mtlbench.config import RunConfig
-    from mtlbench.sweep.state import Executor, State
+    from mtlbench.sweep.executor import Executor
+    from mtlbench.sweep.state import State
 
 WITHOUT = ("force", "resume", "quiet", "json", "save_model", "tuning", "profile")
 """Settings of a single run that commands for many have no use for."""
 
-PLACE = ("executor", "jobs", "address", "cpus_per_run", "gpus_per_run")
+PLACE = ("executor", "jobs", "address", "cpus_per_run", "gpus_per_run", "slurm")
 """What `executor_options` adds and `choose_executor` takes."""
+
+QUEUED = 100
+"""Jobs in a Slurm queue at most, unless ``--jobs`` says otherwise."""
 
 
 def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what says where runs are trained."""
     number, share = click.IntRange(1), click.FloatRange(0)
     for add in (
-        click.option("--gpus-per-run", type=share, default=0.0, metavar="X", help="With ray.  [default: 0]"),
-        click.option("--cpus-per-run", type=number, default=1, metavar="N", help="With ray.  [default: 1]"),
-        click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: one of its own]"),
         click.option(
-            "--executor", type=click.Choice(["local", "ray"]), default="local", help="Who trains the runs."
+            "--slurm", default="", metavar="KEY=VALUE,…", help="Of its jobs, such as partition=gpu,time=120."
         ),
         click.option(
-            "--jobs", type=number, default=1, metavar="N", help="Runs at once, with local.  [default: 1]"
+            "--gpus-per-run", type=share, default=0.0, metavar="X", help="With ray and slurm.  [default: 0]"
+        ),
+        click.option(
+            "--cpus-per-run", type=number, default=1, metavar="N", help="With ray and slurm.  [default: 1]"
+        ),
+        click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: one of its own]"),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray", "slurm"]),
+            default="local",
+            help="Who trains the runs.",
+        ),
+        click.option(
+            "--jobs",
+            type=number,
+            metavar="N",
+            help=f"Runs at once, with local and slurm.  [default: 1; in a Slurm queue {QUEUED}]",
         ),
     ):
         command = add(command)
@@ -41,27 +58,44 @@ def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def choose_executor(
-    config: RunConfig, executor: str, jobs: int, address: str | None, cpus_per_run: int, gpus_per_run: float
+    config: RunConfig,
+    executor: str,
+    jobs: int | None,
+    address: str | None,
+    cpus_per_run: int,
+    gpus_per_run: float,
+    slurm: str,
 ) -> Executor:
     """Return the executor that the options name."""
     if executor == "ray":
-        from mtlbench.errors import MtlbenchError
-
-        try:
-            from mtlbench.sweep import ray
-        except ModuleNotFoundError as error:
-            if error.name != "ray":
-                raise
-            raise MtlbenchError("'--executor ray' needs Ray: pip install 'mtlbench[ray]'") from None
-        return partial(ray.execute, address=address, cpus=cpus_per_run, gpus=gpus_per_run)
+        with _extra("ray", "Ray"):
+            from mtlbench.sweep.ray import Ray
+        return Ray(address, cpus_per_run, gpus_per_run)
+    if executor == "slurm":
+        with _extra("slurm", "submitit"):
+            from mtlbench.sweep.slurm import Slurm, parameters
+        return Slurm(config.results, jobs or QUEUED, parameters(slurm, cpus_per_run, gpus_per_run))
     import os
 
     import torch
 
-    from mtlbench.sweep import local
+    from mtlbench.sweep.local import Local, slots
 
     devices = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-    return partial(local.execute, places=local.slots(jobs, devices, len(os.sched_getaffinity(0))))
+    return Local(slots(jobs or 1, devices, len(os.sched_getaffinity(0))))
+
+
+@contextmanager
+def _extra(name: str, package: str) -> Iterator[None]:
+    """Say how to get what an executor needs and is not installed."""
+    from mtlbench.errors import MtlbenchError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != package.lower():
+            raise
+        raise MtlbenchError(f"'--executor {name}' needs {package}: pip install 'mtlbench[{name}]'") from None
 
 
 @click.command(cls=RunCommand, params=options(without=WITHOUT))
@@ -91,10 +125,10 @@ def sweep(grid: Path | None, dry_run: bool, quiet: bool, **flags: Any) -> None:
         if dry_run:
             from mtlbench.sweep.estimate import estimate
 
-            click.echo(estimate(found, place["jobs"]))
+            click.echo(estimate(found, place["jobs"] or 1))
             return
-        execute = choose_executor(configs[0], **place)
-        states = execute(found.jobs, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
+        with choose_executor(configs[0], **place) as execute:
+            states = execute(found.jobs, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
         found.experiments[0].store.tidy()
     answer(configs[0].results, states)
 

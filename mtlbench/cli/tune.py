@@ -42,10 +42,10 @@ def tune(trials: int, with_lr: bool, quiet: bool, **flags: Any) -> None:
             raise MtlbenchError("'mtlbench tune' needs Optuna: pip install 'mtlbench[tune]'") from None
 
         registry = Registry(configs[0].plugin)
-        execute = choose_executor(configs[0], **place)
-        train = partial(execute, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
-        tuned = [search(config, trials, with_lr, registry, train, view.notice) for config in configs]
-        found = plan(tuned, registry, view.planning)
-        view.planned(found)
-        states = train(found.jobs)
+        with choose_executor(configs[0], **place) as execute:
+            train = partial(execute, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
+            tuned = [search(config, trials, with_lr, registry, train, view.notice) for config in configs]
+            found = plan(tuned, registry, view.planning)
+            view.planned(found)
+            states = train(found.jobs)
     answer(configs[0].results, states)

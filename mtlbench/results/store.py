@@ -47,6 +47,11 @@ class Store:
         """Hold the run for this process while the block goes on; gives False where another one trains it."""
         return claimed(self.root / ".checkpoints" / f"{run_id}.lock")
 
+    def held(self, run_id: str) -> bool:
+        """Say whether another process trains the run now."""
+        with self.claim(run_id) as free:
+            return not free
+
     def find(self, folder: tuple[str, str], run_id: str) -> Record | None:
         """Return the latest attempt at a run, or None."""
         path = self._latest(folder, run_id)

@@ -119,9 +119,15 @@ _TEMPORARY = re.compile(r"\..+\.(tmp|claim)")
 
 
 def leftovers(store: Store) -> list[Path]:
-    """Return what killed processes may have left: temporary files, and checkpoints of finished runs."""
+    """Return what killed processes may have left: temporary files, checkpoints and logs of finished runs.
+
+    Those of a run that is being trained again, with ``--force``, are none.
+    """
     found = [p for p in store.root.rglob(".*") if p.is_file() and _TEMPORARY.fullmatch(p.name)]
     finished = {path.name.partition(".")[0] for path in store.paths()}
-    folder = store.root / ".checkpoints"
-    found += [p for p in folder.glob("*") if p.is_file() and p.name.partition(".")[0] in finished]
+    kept = [(p, p.name.partition(".")[0]) for p in (store.root / ".checkpoints").glob("*")]
+    kept += [(p, p.parent.name) for p in (store.root / ".slurm").glob("*/*")]
+    known = {name for _, name in kept} & finished
+    idle = {name for name in known if not store.held(name)}
+    found += [path for path, name in kept if name in idle and path.is_file()]
     return sorted(set(found))

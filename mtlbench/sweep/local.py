@@ -11,25 +11,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from mtlbench.errors import Interrupted
-from mtlbench.sweep.grid import Job
-from mtlbench.sweep.state import State, begin, take
-from mtlbench.sweep.worker import BUSY, dump
+from mtlbench.sweep.executor import Executor
+from mtlbench.sweep.state import State
+from mtlbench.sweep.worker import PATIENCE, dump, last_line
 
 
 @dataclass
 class _Process:
-    """A worker: ``state`` is the job that it trains, None while it waits for one."""
+    """A worker: ``state`` is the job that it trains, None while it waits for one.
+
+    errors: takes its stderr; what was written for this job begins at ``since``.
+    """
 
     handle: subprocess.Popen[str]
     errors: IO[bytes]
     state: State | None = None
-    message: str = ""
+    since: int = 0
 
 
 def slots(jobs: int, devices: int, threads: int) -> list[dict[str, str]]:
@@ -49,51 +50,75 @@ def slots(jobs: int, devices: int, threads: int) -> list[dict[str, str]]:
     return found
 
 
-def execute(
-    jobs: Sequence[Job],
-    *,
-    places: Sequence[dict[str, str]],
-    watch: Callable[[Sequence[State]], None],
-    notice: Callable[[str], None],
-    stopped: Callable[[], bool],
-) -> list[State]:
-    """Train as many at once as there are places; see `Executor`. Stopped, every run keeps a checkpoint."""
-    states = begin(jobs)
-    waiting = deque(state for state in states if state.state == "queued")
-    workers: list[_Process | None] = [None] * len(places)
-    events: queue.Queue[tuple[_Process, dict[str, Any] | None]] = queue.Queue()
-    try:
-        while waiting or any(worker is not None and worker.state is not None for worker in workers):
-            if stopped():
-                raise Interrupted("the sweep was stopped; the same command goes on where it was")
-            for place, worker in enumerate(workers):
-                if (worker is None or worker.state is None) and (job := take(waiting)) is not None:
-                    workers[place] = worker = worker or _start(places[place], events)
-                    _give(worker, job)
-            try:
-                teller, event = events.get(timeout=0.2)
-            except queue.Empty:
-                watch(states)
-                continue
-            if event is not None and event["event"] != "ended":
-                _follow(teller, event, notice)
-                continue
-            if event is None:
-                workers[workers.index(teller)] = None
-            code = teller.handle.returncode if event is None else event["code"]
-            ended, teller.state = teller.state, None
-            if ended is not None and _ended(teller, ended, code, died=event is None, notice=notice):
-                waiting.append(ended)
-            if event is None:
-                _close(teller)
-            watch(states)
-    finally:
-        _stop([worker for worker in workers if worker is not None])
-    watch(states)
-    return states
+class Local(Executor):
+    """Trains as many at once as there are places; stopped, every run keeps a checkpoint.
+
+    places: the environment of each, see `slots`.
+    """
+
+    def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
+        self.places = places
+        self.workers: list[_Process | None] = [None] * len(places)
+        self.events: queue.Queue[tuple[_Process, dict[str, Any] | None]] = queue.Queue()
+
+    def room(self) -> bool:
+        """Say whether a place is free."""
+        return any(worker is None or worker.state is None for worker in self.workers)
+
+    def start(self, state: State) -> None:
+        """Give the job to a worker that is free; where that has died, its end tells."""
+        worker = next(
+            (worker for worker in self.workers if worker is not None and worker.state is None), None
+        )
+        if worker is None:
+            place = self.workers.index(None)
+            self.workers[place] = worker = _start(self.places[place], self.events)
+        worker.state, worker.since = state, os.fstat(worker.errors.fileno()).st_size
+        assert worker.handle.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            worker.handle.stdin.write(dump(state.job.config) + "\n")
+            worker.handle.stdin.flush()
+
+    def poll(self) -> Iterator[tuple[State, str | None]]:
+        """Take in what workers say."""
+        with contextlib.suppress(queue.Empty):
+            worker, event = self.events.get(timeout=0.2)
+            while True:
+                state = worker.state
+                if event is None:
+                    self.workers[self.workers.index(worker)] = None
+                    if state is not None:
+                        yield state, _death(worker)
+                    _close(worker)
+                elif event["event"] == "ended":
+                    assert state is not None
+                    worker.state = None
+                    yield state, event["death"]
+                else:
+                    assert state is not None
+                    state.hear(event, self.notice)
+                worker, event = self.events.get_nowait()
+
+    def stop(self) -> None:
+        """Let every worker keep a checkpoint and end; one that does not in time, or at once, is killed."""
+        workers = [worker for worker in self.workers if worker is not None]
+        for worker in workers:
+            worker.handle.terminate()
+        deadline = time.monotonic() + PATIENCE
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                for worker in workers:
+                    worker.handle.wait(max(0, deadline - time.monotonic()))
+        finally:  # the user may insist
+            for worker in workers:
+                worker.handle.kill()
+                worker.handle.wait()
+                _close(worker)
 
 
-def _start(settings: dict[str, str], events: queue.Queue[tuple[_Process, dict[str, Any] | None]]) -> _Process:
+def _start(
+    settings: Mapping[str, str], events: queue.Queue[tuple[_Process, dict[str, Any] | None]]
+) -> _Process:
     errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
     handle = subprocess.Popen(
         [sys.executable, "-m", "mtlbench.sweep.worker"],
@@ -120,60 +145,12 @@ def _start(settings: dict[str, str], events: queue.Queue[tuple[_Process, dict[st
     return worker
 
 
-def _give(worker: _Process, state: State) -> None:
-    """Let a worker train a job; where it has died, its end tells."""
-    state.state, state.began, state.start = "running", time.monotonic(), 0
-    state.tries += 1
-    worker.state, worker.message = state, ""
-    assert worker.handle.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        worker.handle.stdin.write(dump(state.job.config) + "\n")
-        worker.handle.stdin.flush()
-
-
-def _follow(worker: _Process, event: dict[str, Any], notice: Callable[[str], None]) -> None:
-    state = worker.state
-    assert state is not None
-    if event["event"] == "started":
-        state.total, state.done, state.start = event["total"], event["done"], event["done"]
-        state.began = time.monotonic()
-    elif event["event"] == "step":
-        state.done, state.epoch = event["done"], event["epoch"]
-    elif event["event"] == "error":
-        worker.message = event["text"]
-    elif event["event"] == "notice":
-        notice(event["text"])
-
-
-def _ended(worker: _Process, state: State, code: int, died: bool, notice: Callable[[str], None]) -> bool:
-    """Take note of how a job ended; True where it must be queued again."""
-    if code == BUSY:
-        state.busy()
-        return True
-    if state.look():
-        return False
-    if worker.message and not died:
-        state.state, state.reason = "failed", worker.message
-        return False
+def _death(worker: _Process) -> str:
+    """Say how a worker died: by which signal or exit code, and the last line that it wrote."""
+    code = worker.handle.returncode
     reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    worker.errors.seek(0)
-    if last := worker.errors.read().decode(errors="replace").strip().splitlines()[-1:]:
-        reason += f": {last[0]}"
-    return state.died(reason, notice)
-
-
-def _stop(workers: Sequence[_Process]) -> None:
-    """Let every worker keep a checkpoint and end; one that does not within a minute is killed."""
-    for worker in workers:
-        worker.handle.terminate()
-    deadline = time.monotonic() + 60
-    for worker in workers:
-        try:
-            worker.handle.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.handle.kill()
-            worker.handle.wait()
-        _close(worker)
+    worker.errors.seek(worker.since)
+    return reason + last_line(worker.errors)
 
 
 def _close(worker: _Process) -> None:

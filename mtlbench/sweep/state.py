@@ -1,30 +1,26 @@
-"""Where the jobs of a sweep stand, and what every executor is: jobs in, states out."""
+"""Where a job of a sweep stands, from what its process tells and how it ends."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 from mtlbench.results import Record
 from mtlbench.sweep.grid import Job
 
-RETRIES = 1
-"""A run whose process died is started once more; then it is recorded as failed."""
-
 AGAIN = 2.0
 """Seconds before a run that another process trains is looked at again."""
-
-STATES = ("queued", "running", "done", "failed")
 
 
 @dataclass
 class State:
     """Where a job stands, for whoever shows it.
 
-    done, total: steps. began: when its process was started (monotonic). reason: why it failed.
+    state: ``queued``, ``running``, ``done`` or ``failed``. done, total: steps; start: those that were made
+    before this attempt. began: when it was started (monotonic). reason: why it failed. error: what the
+    process said that keeps the run from starting anywhere.
     """
 
     job: Job
@@ -37,13 +33,14 @@ class State:
     tries: int = 0
     reason: str | None = None
     record: Record | None = None
+    error: str | None = None
     busy_until: float = field(default=0.0, repr=False)
 
     @property
     def remaining(self) -> float | None:
         """Seconds to go, by the pace so far; None before there is one."""
         made = self.done - self.start
-        if not made or not self.total:
+        if made <= 0 or not self.total:
             return None
         return (time.monotonic() - self.began) / made * (self.total - self.done)
 
@@ -56,39 +53,50 @@ class State:
         self.state = "done" if record.status == "ok" else "failed"
         return True
 
+    def attempt(self) -> None:
+        """Take note that a process is asked to train the job."""
+        self.state, self.began, self.start, self.error = "running", time.monotonic(), 0, None
+        self.tries += 1
+
+    def hear(self, event: Mapping[str, Any], notice: Callable[[str], None]) -> None:
+        """Take in what the process tells; see `mtlbench.sweep.worker`."""
+        if event["event"] == "started":
+            self.state, self.began = "running", time.monotonic()
+            self.total, self.done, self.start = event["total"], event["done"], event["done"]
+        elif event["event"] == "step":
+            self.done, self.epoch = event["done"], event["epoch"]
+        elif event["event"] == "error":
+            self.error = event["text"]
+        elif event["event"] == "notice":
+            notice(event["text"])
+
     def busy(self) -> None:
         """Queue a job again that another process trains."""
-        self.state, self.tries = "queued", self.tries - 1
-        self.busy_until = time.monotonic() + AGAIN
+        self.state, self.busy_until = "queued", time.monotonic() + AGAIN
 
-    def died(self, reason: str, notice: Callable[[str], None], retries: int = RETRIES) -> bool:
-        """Take note that the process of a job died; True where it is queued once more."""
+    def ended(self, death: str | None, notice: Callable[[str], None], retries: int) -> bool:
+        """Take note of the end of an attempt; True where the job is queued again.
+
+        death: how its process died; None where it came to an end by itself. Such a process has left a record
+        or said an error, or the run was held by another.
+        """
+        if self.look():
+            return False
+        if death is None and self.error is None:
+            self.tries -= 1
+            self.busy()
+            return True
+        if death is None:
+            self.state, self.reason = "failed", self.error
+            return False
         if self.tries <= retries:
-            notice(f"{self.job.run.label}: {reason}; it is started once more")
+            notice(f"{self.job.run.label}: {death}; it is started once more")
             self.state = "queued"
             return True
-        words = f"its process died {self.tries} times: {reason}"
+        words = f"its process died {self.tries} times: {death}"
         self.record = self.job.experiment.give_up(self.job.run, words)
         self.state, self.reason = "failed", self.record.values["reason"]
         return False
-
-
-class Executor(Protocol):
-    """Trains what is not cached and returns how each job ended.
-
-    watch: called often with all states. stopped: when it turns true, what runs is stopped and
-    `mtlbench.errors.Interrupted` is raised; the same call goes on from there.
-    """
-
-    def __call__(
-        self,
-        jobs: Sequence[Job],
-        *,
-        watch: Callable[[Sequence[State]], None],
-        notice: Callable[[str], None],
-        stopped: Callable[[], bool],
-    ) -> list[State]:
-        """Train."""
 
 
 def begin(jobs: Sequence[Job]) -> list[State]:
@@ -98,13 +106,3 @@ def begin(jobs: Sequence[Job]) -> list[State]:
         if state.job.cached:
             state.look()
     return states
-
-
-def take(waiting: deque[State]) -> State | None:
-    """Take the next job that another process does not hold; None where there is none now."""
-    for _ in range(len(waiting)):
-        state = waiting.popleft()
-        if state.busy_until <= time.monotonic():
-            return state
-        waiting.append(state)
-    return None

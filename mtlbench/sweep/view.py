@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from mtlbench.terminal import shown
 
 if TYPE_CHECKING:  # torch and its seconds, before the first sign of life
     from mtlbench.sweep.grid import Plan
@@ -76,6 +78,13 @@ class Board(Lines):
         self.live = Live(console=console, refresh_per_second=4, transient=True)
         self.last = 0.0
 
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
     def planning(self, label: str) -> None:
         """Show what is being checked."""
         self.live.update(Text(f" checking  {label}", style="dim"))
@@ -136,16 +145,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-@contextmanager
-def view(quiet: bool) -> Iterator[Quiet]:
+def view(quiet: bool) -> AbstractContextManager[Quiet]:
     """Give the view that suits standard error."""
-    if quiet:
-        yield Quiet()
-        return
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield Lines(console)
-        return
-    board = Board(console)
-    with board.live:
-        yield board
+    return shown(Quiet() if quiet else None, Lines, Board)

@@ -1,8 +1,12 @@
-"""Jobs in a process of their own: settings in on stdin, events out on stdout, a line of JSON each.
+"""What trains a job in a process of its own, wherever that is, and tells how it goes.
 
-An end of stdin tells that whoever started ``python -m mtlbench.sweep.worker`` is gone: then it keeps a
-checkpoint and ends, so that no run goes on unseen. It takes one job after another, since to start torch takes
-longer than many a small run.
+An event is a dict that can be written as JSON: ``started`` (total, done: steps), ``step`` (done, epoch),
+``notice`` (text) and ``error`` (text: why the run can't start).
+
+``python -m mtlbench.sweep.worker`` is such a process on this machine: settings in on stdin, events out on
+stdout, a line of JSON each. An end of stdin tells that whoever started it is gone: then it keeps a checkpoint
+and ends, so that no run goes on unseen. It takes one job after another, since to start torch takes longer
+than many a small run; ``ended`` (death) tells the end of one.
 """
 
 from __future__ import annotations
@@ -14,19 +18,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mtlbench.config import RunConfig
-from mtlbench.errors import Busy, MtlbenchError
-
-BUSY = 75
-"""The exit code where another process trains the same run (EX_TEMPFAIL: try again later)."""
+from mtlbench.errors import Busy, Interrupted, MtlbenchError
 
 EVERY = 0.5
 """Seconds between two events of the same run."""
+
+PATIENCE = 60
+"""Seconds that a process has to keep its checkpoint and end, when it was told to."""
+
+LONGEST = 300
+"""Characters of an error's last line that are told."""
 
 
 def dump(config: RunConfig) -> str:
@@ -47,44 +54,74 @@ def load(line: str) -> RunConfig:
     return RunConfig(**values)
 
 
-_OUT = sys.stdout
-
-
-def _say(**event: Any) -> None:
-    print(json.dumps(event), file=_OUT, flush=True)
+def last_line(file: IO[bytes]) -> str:
+    """Return, after a colon, the last line from here to the end of ``file``; nothing where there is none."""
+    tail = b""
+    while more := file.read(2**20):
+        tail = (tail + more).rstrip()[-4 * LONGEST :]
+    said = tail.decode(errors="replace").splitlines()[-1:]
+    return f": {said[0].strip()[-LONGEST:]}" if said else ""
 
 
 class _Events:
-    """A watcher that writes what happens as lines of JSON."""
+    """A watcher that tells what happens as events, steps at most so often."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[dict[str, Any]], None]) -> None:
+        self.say = say
         self.steps = self.made = 0
         self.last = -EVERY
 
     def notice(self, text: str) -> None:
-        _say(event="notice", text=text)
+        self.say({"event": "notice", "text": text})
 
     def started(self, label: str, epochs: int, steps: int, done: int) -> None:
         self.steps, self.made = steps, done * steps
-        _say(event="started", total=epochs * steps, done=self.made)
+        self.say({"event": "started", "total": epochs * steps, "done": self.made})
 
     def stepped(self, losses: Mapping[str, float]) -> None:
         self.made += 1
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            _say(event="step", done=self.made, epoch=self.made // max(self.steps, 1) + 1)
+            self.say({"event": "step", "done": self.made, "epoch": self.made // max(self.steps, 1) + 1})
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         self.made = row["epoch"] * self.steps
 
     def finished(self, status: str, reason: str | None) -> None:
-        _say(event="finished", status=status, reason=reason)
+        """The record tells."""
+
+
+def train(
+    config: RunConfig,
+    say: Callable[[dict[str, Any]], None],
+    stopped: Callable[[], bool],
+    loaded: MutableMapping[tuple[str, str], Any] | None = None,
+) -> str | None:
+    """Train one job and return None, or why it was stopped, with a checkpoint.
+
+    Afterwards the store has its record, or an ``error`` was said, or another process trains it.
+    """
+    from mtlbench.experiment import Experiment
+    from mtlbench.registry import Registry
+    from mtlbench.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    try:
+        Experiment(config, Registry(config.plugin), loaded=loaded).execute(_Events(say), stopped, wait=False)
+    except Busy:
+        pass
+    except Interrupted:
+        return "it was told to stop, and left a checkpoint"
+    except MtlbenchError as error:
+        say({"event": "error", "text": str(error)})
+    return None
 
 
 def main() -> None:
     """Train one job after another, as they come, until stdin ends."""
     jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a signal may put, too
     stop = threading.Event()
+    out = sys.stdout
 
     def ended(*_: Any) -> None:
         stop.set()
@@ -94,6 +131,11 @@ def main() -> None:
         for line in sys.stdin:
             jobs.put(line)
         ended()
+        time.sleep(PATIENCE)
+        os._exit(1)  # what hangs would go on for ever, now that nobody watches
+
+    def say(event: dict[str, Any]) -> None:
+        print(json.dumps(event), file=out, flush=True)
 
     threading.Thread(target=listen, daemon=True).start()
 
@@ -102,27 +144,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep decides; a terminal sends it to all at once
     loaded: dict[tuple[str, str], Any] = {}
     while (line := jobs.get()) is not None and not stop.is_set():
-        _say(event="ended", code=_job(load(line), loaded, stop))
-
-
-def _job(config: RunConfig, loaded: dict[tuple[str, str], Any], stop: threading.Event) -> int:
-    """Train one job and return its code: 0 for a record, 75 for busy, else as the command line."""
-    from mtlbench.experiment import Experiment
-    from mtlbench.registry import Registry
-    from mtlbench.training.memory import keep_freed_memory
-
-    keep_freed_memory()
-    try:
-        Experiment(config, Registry(config.plugin), loaded=loaded).execute(_Events(), stop.is_set, wait=False)
-    except Busy:
-        return BUSY
-    except MtlbenchError as error:
-        _say(event="error", text=str(error))
-        return error.exit_code
-    return 0
+        say({"event": "ended", "death": train(load(line), say, stop.is_set, loaded)})
+    out.flush()
 
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
     os._exit(0)  # the thread that waits for the end of stdin would hold the interpreter

@@ -29,6 +29,7 @@ from mtlbench.training import conflicts
 from mtlbench.training.ahead import ahead
 from mtlbench.training.augmented import augmented, build_augment
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
+from mtlbench.training.health import Health
 from mtlbench.training.memory import PeakMemory
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
 from mtlbench.training.optim import build_optimizer, learning_rate
@@ -238,6 +239,7 @@ class _Loop:
             seed_everything(derive(run.seed, "training", "process", ranks.rank))
         self.engine = build_engine(run, dataset, self.model, self.weighting, ranks)
         self.optimizer = build_optimizer(run.settings, self.model, self.weighting)
+        self.health = Health(self.optimizer)
         augment = build_augment(run.protocol, dataset, self.tasks)
         self.loader = _Loader(
             dataset.split("train"), self.names, run, self.weighting.needs.batches, ranks, augment
@@ -325,6 +327,8 @@ class _Loop:
         score = selection_score(scored)
         if not math.isfinite(score):
             raise _Diverged(f"the validation loss is not finite after epoch {progress.epoch + 1}")
+        if progress.steps and (fault := self.health.fault()):
+            raise RunFailedError(f"after epoch {progress.epoch + 1} {fault}")
         row = {
             "epoch": progress.epoch + 1,
             "lr": rate,

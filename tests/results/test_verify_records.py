@@ -97,4 +97,10 @@ def test_leftovers_are_temporary_files_and_checkpoints_of_finished_runs(store: S
     folder.mkdir()
     (folder / f"{done.stem}.pt").write_bytes(b"state")
     (folder / f"{'e' * 16}.pt").write_bytes(b"of a run that goes on")
-    assert {path.name for path in leftovers(store)} == {f".{done.name}.abc.tmp", f"{done.stem}.pt"}
+    (store.root / ".slurm" / done.stem).mkdir(parents=True)
+    (store.root / ".slurm" / done.stem / "7_0_log.err").write_text("Killed")
+    wanted = {f".{done.name}.abc.tmp", f"{done.stem}.pt", "7_0_log.err"}
+    assert {path.name for path in leftovers(store)} == wanted
+    with store.claim(done.stem):  # it is being trained again
+        assert {path.name for path in leftovers(store)} == {f".{done.name}.abc.tmp"}
+    assert {path.name for path in leftovers(store)} == wanted

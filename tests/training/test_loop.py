@@ -11,7 +11,7 @@ import torch
 from runs import CPU, facts, outcome, outcome_in_pieces
 from torch import nn
 
-from mtlbench.errors import MtlbenchError
+from mtlbench.errors import Interrupted, MtlbenchError
 from mtlbench.gradients import GradientEngine
 from mtlbench.registry import Registry
 from mtlbench.testing.parts import inner_weightings
@@ -192,6 +192,23 @@ def test_a_loss_that_is_not_finite_ends_the_run(weight: str, experiment: Callabl
     assert found.reason is not None
     assert "not finite in epoch 1, step 2" in found.reason
     assert found.test == {}
+
+
+@pytest.mark.parametrize(("weight", "fault"), [(1e30, "too large"), (1e-30, "too small")])
+def test_a_run_that_changes_nothing_has_failed(
+    weight: float, fault: str, experiment: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Adam divides by a gradient's infinite square, or by an epsilon above it; all losses stay finite."""
+    setting = experiment(weight=f"fixed[weights=[{weight},{weight},{weight}]]", epochs=2)
+    found = outcome(setting)
+    assert (found.status, len(found.history), found.test, found.model) == ("failed", 0, {}, {})
+    assert found.reason is not None
+    assert found.reason.startswith("after epoch 1 the gradients were ")
+    assert fault in found.reason
+    calls = iter([False, False, True])  # stopped within the epoch, and gone on
+    with pytest.raises(Interrupted):
+        outcome(setting, checkpoint=tmp_path / "c.pt", stopped=lambda: next(calls))
+    assert facts(outcome(setting, checkpoint=tmp_path / "c.pt", resume=True)) == facts(found)
 
 
 def test_the_run_id_knows_all_code_that_decides_a_result() -> None:
