@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-
 NOTHING = 1e-12
 """A change of a parameter's sum that is none: a bias of 0 takes any, however small."""
 
