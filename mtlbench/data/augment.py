@@ -286,7 +286,7 @@ class Augment:
             for name, target in batch.targets.items()
             if name in self._tasks
         }
-        return Batch(self._painted(_image(images, view), drawn), targets)
+        return Batch(self._painted(_read(images, view, _sharp_image, _smooth_image), drawn), targets)
 
     def _painted(self, images: Tensor, drawn: Sequence[Tensor]) -> Tensor:
         painting = [
@@ -306,16 +306,40 @@ class Augment:
         return (painted * 255).round_().to(stored) if stored == torch.uint8 else painted
 
 
-def _image(images: Tensor, view: View) -> Tensor:
-    """Return images as the view shows them: bilinear between pixels, black beyond the edge."""
-    if not len(images):
-        return images
-    shown, outside = view.nearest(images)
+Read = Callable[[Tensor, View], Tensor]
+
+
+def _read(values: Tensor, view: View, sharp: Read, smooth: Read) -> Tensor:
+    """Return values ``[B, C, H, W]`` as the view shows them; ``smooth`` reads those that lie between pixels."""
     between = view.between
-    if between.any():
-        smooth = view.of(between).bilinear(images[between].float())
-        shown[between] = (smooth.round_() if images.dtype == torch.uint8 else smooth).to(images.dtype)
-    return shown if outside is None else shown.masked_fill_(outside, 0)
+    if not between.any():
+        return sharp(values, view)
+    if between.all():
+        return smooth(values, view)
+    shown = torch.empty(values.shape, dtype=values.dtype)
+    for chosen, read in ((~between, sharp), (between, smooth)):
+        places = chosen.nonzero().flatten()
+        shown.index_copy_(0, places, read(values.index_select(0, places), view.of(chosen)))
+    return shown
+
+
+def _filled(shown: Tensor, view: View, value: float) -> Tensor:
+    """Write ``value`` where there is nothing to be shown."""
+    outside = view.outside
+    return shown if outside is None else shown.masked_fill_(outside, value)
+
+
+def _sharp_image(images: Tensor, view: View) -> Tensor:
+    return _filled(view.nearest(images), view, 0)
+
+
+def _smooth_image(images: Tensor, view: View) -> Tensor:
+    shown = view.bilinear(images.float())
+    if images.dtype == torch.uint8:
+        shown = shown.round_().to(torch.uint8)
+    else:  # weights add up to 1 but for rounding: nothing may become brighter than anything was
+        shown.clamp_(images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True))
+    return _filled(shown, view, 0)
 
 
 def _fixed(task: Task, target: Tensor, view: View) -> Tensor:
@@ -324,9 +348,8 @@ def _fixed(task: Task, target: Tensor, view: View) -> Tensor:
 
 def _map(task: Task, target: Tensor, view: View) -> Tensor:
     labels = target.dim() == 3
-    shown, outside = view.nearest(target[:, None] if labels else target)
-    if outside is not None:
-        shown = shown.masked_fill_(outside, math.nan if target.is_floating_point() else -1)
+    missing = math.nan if target.is_floating_point() else -1
+    shown = _filled(view.nearest(target[:, None] if labels else target), view, missing)
     return _relabelled(task, shown[:, 0] if labels else shown, view)
 
 
@@ -339,17 +362,18 @@ def _inverse_depth(task: Task, target: Tensor, view: View) -> Tensor:
 
 
 def _normals(task: Task, target: Tensor, view: View) -> Tensor:
-    """Known vectors around a place are mixed and brought to length 1, where the nearest pixel has one."""
-    shown = _map(task, target, view)
-    between = view.between
-    if between.any():
-        sharp, nearest = target[between], shown[between]
-        smooth = view.of(between).bilinear(torch.where(_sum(sharp).isnan(), 0, sharp))
-        length = _sum(smooth * smooth).sqrt()
-        keep = _sum(nearest).isnan() | (length < 1e-3)
-        shown[between] = torch.where(keep, nearest, smooth / length)
+    shown = _read(target, view, lambda sharp, part: _map(task, sharp, part), _smooth_normals)
     sign = 1 - 2 * view.mirrored.float()
     return torch.cat([shown[:, :1] * sign[:, None, None, None], shown[:, 1:]], 1)
+
+
+def _smooth_normals(target: Tensor, view: View) -> Tensor:
+    """Mix the known vectors around a place to length 1 where the nearest is known; opposite ones give none."""
+    known = ~_sum(target).isnan()
+    shown = view.bilinear(torch.where(known, target, 0))
+    length = _sum(shown * shown).sqrt()
+    there = _filled(view.nearest(known), view, False) & (length > 1e-3)
+    return torch.where(there, shown / length, math.nan)
 
 
 def _sum(vectors: Tensor) -> Tensor:

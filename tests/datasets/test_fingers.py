@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,15 @@ def test_images_have_the_labels_of_their_names(tmp_path: Path) -> None:
         batch = split.fetch(torch.arange(len(split)))
         expected = 20 * batch.targets["count"] + 10 * batch.targets["hand"]
         assert (batch.inputs == expected[:, None, None, None]).all()
+
+
+def test_how_labels_follow_a_mirror_image_is_not_up_to_the_file(tmp_path: Path) -> None:
+    path = Fingers.prepare(tmp_path, published(tmp_path / "source"), 32, ignore)
+    with h5py.File(path, "r+") as file:
+        declared = json.loads(file.attrs["tasks"])
+        del declared["hand"]["mirror"]  # as a file of before has it
+        file.attrs["tasks"] = json.dumps(declared)
+    assert [task.mirror for task in Fingers(tmp_path).tasks] == [True, (1, 0)]
 
 
 def test_other_sizes_are_made_by_scaling(tmp_path: Path) -> None:

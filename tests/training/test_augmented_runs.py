@@ -22,11 +22,13 @@ from mtlbench.leaderboard.board import build
 from mtlbench.leaderboard.ci import rerun
 from mtlbench.leaderboard.formats import command
 from mtlbench.leaderboard.formats import facts as table_facts
+from mtlbench.parallel import Ranks
 from mtlbench.registry import Registry
 from mtlbench.results import Store
 from mtlbench.sweep.grid import plan, read
 from mtlbench.sweep.worker import dump, load
 from mtlbench.training.augmented import augmented, build_augment
+from mtlbench.training.loop import _Loader
 from mtlbench.training.report import Silence
 
 Make = Callable[..., Any]
@@ -90,6 +92,22 @@ def test_every_epoch_shows_a_sample_anew_and_baselines_see_what_the_run_sees(exp
     torch.testing.assert_close(joint.targets["box"], alone.targets["box"], equal_nan=True, rtol=0, atol=0)
     assert list(alone.targets) == ["box"], "targets that nobody trains are not moved"
     assert (shown(tasks, 1).inputs != joint.inputs).flatten(1).any(1).all()
+
+
+def test_ranks_and_micro_batches_share_the_same_samples(experiment: Make) -> None:
+    made = experiment(augment=ALL, accumulate=2)
+    split, tasks = made.dataset.split("train"), made.dataset.tasks
+    augment = build_augment(made.run.protocol, made.dataset, tasks)
+
+    def inputs(size: int) -> torch.Tensor:
+        loaders = [
+            _Loader(split, list(made.run.tasks), made.run, 1, Ranks(rank, size), augment)
+            for rank in range(size)
+        ]
+        steps = [next(loader.epoch(1, 0))[0][0] for loader in loaders]
+        return torch.cat([part.inputs for parts in zip(*steps, strict=True) for part in parts])
+
+    assert torch.equal(inputs(2), inputs(1))
 
 
 def test_auxiliary_targets_are_those_of_the_augmented_image(experiment: Make) -> None:
