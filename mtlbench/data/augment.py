@@ -310,7 +310,7 @@ Read = Callable[[Tensor, View], Tensor]
 
 
 def _read(values: Tensor, view: View, sharp: Read, smooth: Read) -> Tensor:
-    """Return values ``[B, C, H, W]`` as the view shows them; ``smooth`` reads those that lie between pixels."""
+    """Return values ``[B, C, H, W]`` as the view shows them; ``smooth`` reads those between pixels."""
     between = view.between
     if not between.any():
         return sharp(values, view)
@@ -368,7 +368,7 @@ def _normals(task: Task, target: Tensor, view: View) -> Tensor:
 
 
 def _smooth_normals(target: Tensor, view: View) -> Tensor:
-    """Mix the known vectors around a place to length 1 where the nearest is known; opposite ones give none."""
+    """Mix known vectors around a place to length 1 where the nearest is known; opposite ones give nothing."""
     known = ~_sum(target).isnan()
     shown = view.bilinear(torch.where(known, target, 0))
     length = _sum(shown * shown).sqrt()
