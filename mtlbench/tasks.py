@@ -92,11 +92,22 @@ def is_normals(task: Task) -> bool:
     return task.output == Map(3) and any(metric.unit == "deg" for metric in task.metrics)
 
 
-def check_mirror(task: Task, what: str) -> None:
-    """Refuse a task whose ``mirror`` does not name a class for each of its classes. what: how to call it."""
+def check_moves(task: Task, what: str) -> None:
+    """Refuse a task whose ``moves`` is not for its output, or whose ``mirror`` is not for its classes.
+
+    what: how to call it.
+    """
+    size = task.output.size if isinstance(task.output, Vector) else task.output.channels
+    shape = "vector" if isinstance(task.output, Vector) else "map"
+    fits = {
+        "box": shape == "vector" and size == 4,
+        "normals": shape == "map" and size == 3,
+        **dict.fromkeys(("map", "depth", "inverse-depth"), shape == "map"),
+    }
+    if task.moves is not None and not fits.get(task.moves, True):
+        raise MtlbenchError(f"{what}: moves='{task.moves}' is not for a {shape} of {size}")
     if isinstance(task.mirror, bool):
         return
-    size = task.output.size if isinstance(task.output, Vector) else task.output.channels
     classes = max(size, 2) if task.loss.likelihood == "categorical" else 0
     if len(task.mirror) != classes or not set(task.mirror) <= set(range(classes)):
         raise MtlbenchError(
@@ -161,7 +172,7 @@ def make_tasks(declared: Mapping[str, Mapping[str, Any]], where: str = "") -> tu
             auxiliary=given.get("auxiliary", False),
             mirror=mirror if isinstance(mirror, bool) else tuple(mirror),
         )
-        check_mirror(task, what)
+        check_moves(task, what)
         tasks.append(task)
     return tuple(tasks)
 

@@ -20,7 +20,7 @@ from mtlbench.contracts import Batch, Moves, Task, Vector
 from mtlbench.data.view import View
 from mtlbench.errors import MtlbenchError, did_you_mean
 from mtlbench.spec import Spec, bind, format_spec
-from mtlbench.tasks import check_mirror, is_box, is_normals
+from mtlbench.tasks import check_moves, is_box, is_normals
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
@@ -256,7 +256,7 @@ class Augment:
             self._check(task)
 
     def _check(self, task: Task) -> None:
-        check_mirror(task, f"{self._title}: task '{task.name}'")
+        check_moves(task, f"{self._title}: task '{task.name}'")
         moving = [one.name for one in self._chosen if one.moving]
         if moving and moves_of(task) is None:
             raise MtlbenchError(

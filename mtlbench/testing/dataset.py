@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtlbench.contracts import SPLITS, Batch, Dataset, Likelihood, Split, Task, Vector, labelled
+from mtlbench.tasks import check_moves
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -27,6 +28,7 @@ def check_dataset(dataset: Dataset) -> None:
     assert names, f"{name}: it has no tasks"
     assert len(set(names)) == len(names), f"{name}: two tasks have one name: {names}"
     for task in dataset.tasks:
+        check_moves(task, f"{name}: the task {task.name}")
         assert task.metrics, f"{name}: the task {task.name} has no metric"
     for split_name in SPLITS:
         split, where = dataset.split(split_name), f"{name}, {split_name} split"

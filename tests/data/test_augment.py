@@ -339,6 +339,11 @@ ODD = Task("odd", Vector(4), MSE(), (mae("m"),))
         ),
         (
             "jitter",
+            (Task("wide", Map(2), L1(), (mae("m"),), moves="normals"),),
+            "scene: task 'wide': moves='normals' is not for a map of 2",
+        ),
+        (
+            "jitter",
             (Task("hand", Vector(2), CrossEntropy(), (accuracy(2),), mirror=(1, 2)),),
             "scene: task 'hand': 'mirror' must name one of its 2 classes for each of them, found [1, 2]",
         ),
