@@ -187,10 +187,17 @@ def _board(store: Path, reference: str | None, published: bool = False) -> Any:
     from mtlbench.leaderboard.board import build as make
     from mtlbench.leaderboard.published import rows
     from mtlbench.results import Store
+    from mtlbench.results.verify import verify
 
     if not store.is_dir():
         raise MtlbenchError(f"results folder '{store}' does not exist; 'mtlbench run' makes one")
-    return make(Store(store), reference, rows() if published else ())
+    try:
+        return make(Store(store), reference, rows() if published else ())
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        fault = next(verify(Store(store)), None)
+        if fault is None:
+            raise
+        raise MtlbenchError(f"'{fault[0]}': {fault[1]}; move it away") from error
 
 
 def print_board(results: Path, keys: Collection[str]) -> None:

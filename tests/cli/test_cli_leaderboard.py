@@ -104,6 +104,19 @@ def test_verify_finds_an_edited_record_and_an_edited_board(store: Store, tmp_pat
     assert str(path) in edited.output
 
 
+def test_a_damaged_record_is_one_clear_line(store: Store, tmp_path: Path) -> None:
+    path = store.paths()[3]
+    path.write_text(path.read_text().replace('"attempt": 1', '"attempt": "one"'))
+    for command in (
+        ["leaderboard", "show", store.root],
+        ["leaderboard", "build", store.root, "-o", tmp_path],
+    ):
+        wrong = call(*command)
+        assert wrong.exit_code == 2
+        assert wrong.output.count("\n") == 1
+        assert path.name in wrong.output
+
+
 def test_merge_adds_what_is_missing_and_keeps_what_is_there(store: Store, tmp_path: Path) -> None:
     other = stores.fill(tmp_path / "other", archs=["cgc"])
     merged = tmp_path / "all"
