@@ -446,9 +446,12 @@ class GradientEngine:
 
     def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
         """Place the values ``[A]`` or ``[A, A]`` of the active tasks among all tasks."""
+        values = values.detach().cpu().double()
+        if len(values) == len(self.tasks):
+            return values
         spread = torch.full((len(self.tasks),) * values.dim(), absent, dtype=torch.float64)
         active = self.weighting.active
-        spread[active if values.dim() == 1 else (active[:, None], active)] = values.detach().cpu().double()
+        spread[active if values.dim() == 1 else (active[:, None], active)] = values
         return spread
 
     def _weigh_losses(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
@@ -512,7 +515,7 @@ class GradientEngine:
         They are remembered, for the steps that reuse them.
         """
         asked, own = self._ask(statistic, losses)
-        weights = [float(w) for w in asked]
+        weights: list[float] = asked.tolist()
         self._weights = dict(zip(names, weights, strict=True))
         self._own = dict(zip(names, own, strict=True))
         return weights, own
@@ -820,11 +823,11 @@ class GradientEngine:
         weights: of the tasks, or ones where the method gave an update and no weights.
         """
         if self.weighting.heads == "own":
-            given = self._given(self.weighting.head_weights, torch.Size([weights.shape[-1]]))
-            return [float(w) for w in given]
-        if self.weighting.heads == "weighted":
-            return [float(w) for w in weights.view(-1, weights.shape[-1]).mean(0)]
-        return [1.0] * weights.shape[-1]
+            weights = self._given(self.weighting.head_weights, torch.Size([weights.shape[-1]]))
+        elif self.weighting.heads == "unweighted":
+            return [1.0] * weights.shape[-1]
+        own: list[float] = (weights if weights.dim() == 1 else weights.mean(0)).tolist()
+        return own
 
     def _update(
         self, jacobian: Sequence[list[Tensor | None]], losses: Tensor, targets: Sequence[Tensor]

@@ -171,21 +171,18 @@ def combine(jacobian: Sequence[Gradient], weights: Sequence[float]) -> list[Tens
     combined: list[Tensor | None] = []
     groups: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
     for parts in zip(*jacobian, strict=True):
-        reached = tuple(i for i, part in enumerate(parts) if part is not None)
+        reached = [i for i, part in enumerate(parts) if part is not None]
         present = [part for part in parts if part is not None]
         combined.append(present[0] if present else None)
-        if not present:
-            continue
-        if present[0].numel() < CHUNK:
-            groups[reached].append(present)
-        else:
-            _combine([[part] for part in present], [weights[i] for i in reached])
-    for reached, group in groups.items():  # many small ones: one call for each task
-        _combine([[*column] for column in zip(*group, strict=True)], [weights[i] for i in reached])
+        if present and present[0].numel() < CHUNK:
+            groups[tuple(reached)].append(present)
+        elif present:
+            present[0].mul_(weights[reached[0]])
+            for task, part in zip(reached[1:], present[1:], strict=True):
+                present[0].add_(part, alpha=weights[task])
+    for group_reached, group in groups.items():  # many small ones: one call for each task
+        totals, *others = ([*column] for column in zip(*group, strict=True))
+        torch._foreach_mul_(totals, weights[group_reached[0]])
+        for task, column in zip(group_reached[1:], others, strict=True):
+            torch._foreach_add_(totals, column, alpha=weights[task])
     return combined
-
-
-def _combine(columns: Sequence[list[Tensor]], weights: Sequence[float]) -> None:
-    torch._foreach_mul_(columns[0], weights[0])
-    for column, weight in zip(columns[1:], weights[1:], strict=True):
-        torch._foreach_add_(columns[0], column, alpha=weight)

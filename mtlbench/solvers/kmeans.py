@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,19 +17,22 @@ def kmeans_1d(values: NDArray[np.float64], groups: int) -> NDArray[np.int64]:
     of the sorted values, which dynamic programming finds in O(k T^2) (Wang & Song, The R Journal 3/2, 2011).
     Of several optima it takes the one whose last groups begin first.
     """
-    count = len(values)
-    order = np.argsort(values, kind="stable")
-    largest = np.abs(values).max()
-    line = values[order] / (largest if largest > 0 else 1.0)
-    cost = _spreads(line)
+    # Plain floats: there are few values, and arrays of a handful of numbers are slower.
+    points: list[float] = values.tolist()
+    count = len(points)
+    order = sorted(range(count), key=points.__getitem__)
+    largest = max(map(abs, points)) or 1.0
+    cost = _spreads([points[i] / largest for i in order])
     best = cost[0]
     starts = []
     for group in range(1, min(groups, count)):
-        # best[j - 1] + cost[j, i]: values up to j - 1 in the groups before, j to i in this one.
-        total = np.full((count, count), np.inf)
-        total[group:] = best[group - 1 : -1, None] + cost[group:]
-        starts.append(total.argmin(axis=0))
-        best = total.min(axis=0)
+        # Values up to j - 1 are in the groups before, j to i in this one.
+        found = [
+            min(((best[j - 1] + cost[j][i], j) for j in range(group, i + 1)), default=(math.inf, 0))
+            for i in range(count)
+        ]
+        best, begins = [total for total, _ in found], [j for _, j in found]
+        starts.append(begins)
     labels = np.zeros(count, dtype=np.int64)
     last = count - 1
     for group in range(len(starts), 0, -1):
@@ -36,15 +42,14 @@ def kmeans_1d(values: NDArray[np.float64], groups: int) -> NDArray[np.int64]:
     return labels
 
 
-def _spreads(line: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spreads(line: Sequence[float]) -> list[list[float]]:
     """Return ``[T, T]``: the sum of squared distances to their mean of sorted values i..j; inf for i > j."""
-    count = len(line)
-    cost = np.full((count, count), np.inf)
-    spread, mean = np.zeros(count), np.zeros(count)
-    for j, value in enumerate(line):
-        sizes = np.arange(j + 1, 0, -1.0)
-        distance = value - mean[: j + 1]
-        mean[: j + 1] += distance / sizes
-        spread[: j + 1] += distance * (value - mean[: j + 1])
-        cost[: j + 1, j] = spread[: j + 1]
+    cost = [[math.inf] * len(line) for _ in line]
+    for i, row in enumerate(cost):
+        spread = mean = 0.0
+        for size, value in enumerate(line[i:], 1):
+            distance = value - mean
+            mean += distance / size
+            spread += distance * (value - mean)
+            row[i + size - 1] = spread
     return cost

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlbench.solvers.kmeans import kmeans_1d
@@ -17,6 +17,7 @@ def spread(values: np.ndarray, labels) -> float:
     return sum(((part - part.mean()) ** 2).sum() for part in parts)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=6), st.integers(1, 4))
 def test_no_partition_is_better(values, groups) -> None:
     numbers = np.array(values)

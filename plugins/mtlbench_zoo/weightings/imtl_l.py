@@ -34,6 +34,6 @@ class IMTLL(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the objective, a scalar, for the losses ``[T]``."""
-        scale = self.log_scale[self.active]
+        scale = self.log_scale if len(losses) == len(self.log_scale) else self.log_scale[self.active]
         positive = self.read(losses) > 0
         return (scale.exp() * losses - scale).where(positive, 0).sum()

@@ -42,5 +42,8 @@ class UW(Weighting):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the objective, a scalar, for the losses ``[T]``."""
-        eta = self.log_variance[self.active]
-        return (self.factors[self.active] * losses * (-eta).exp() + eta / 2).sum()
+        eta: Tensor = self.log_variance
+        factors = self.factors
+        if len(losses) < len(eta):
+            eta, factors = eta[self.active], factors[self.active]
+        return (factors * losses * (-eta).exp() + eta / 2).sum()
