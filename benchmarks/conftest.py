@@ -31,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[KEPT] = Tables(config.getoption("--quick"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put whole steps last: they change for good how the process handles memory (`workloads.trained`)."""
+    items.sort(key=lambda item: item.path.name == "test_step.py")
+
+
 @pytest.fixture(scope="session")
 def tables(request: pytest.FixtureRequest) -> Tables:
     """What the session finds."""

@@ -107,6 +107,17 @@ def weighting(
     return made
 
 
+def by_features(made: Any, names: Sequence[str], feature: Tensor) -> dict[str, Tensor]:
+    """Let the next ``backward`` of a weighting weigh what arrives at ``feature`` (its option ``rep_grad``).
+
+    Returns what each task's head has to read instead.
+    """
+    made.rep_grad, made.task_name, made.rep = True, list(names), feature
+    made.rep_tasks = {name: feature.detach().clone().requires_grad_() for name in names}
+    read: dict[str, Tensor] = made.rep_tasks
+    return read
+
+
 def _load(method: str, count: int) -> type:
     folder = Path(os.environ.get("MTLBENCH_LIBMTL") or Path(__file__).parent / "_installed") / "LibMTL"
     name = NAMES[method]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,15 +58,34 @@ def _forward(workload: Workload) -> tuple[list[Tensor], list[Tensor]]:
     return list(features.values()), losses
 
 
-def libmtl_mgda(workload: Workload) -> Step:
-    """Return a step with LibMTL's MGDA and torch's Adam. Raises `libmtl.PeerMissingError`."""
+def libmtl_mgda(workload: Workload, *, features: bool = False) -> Step:
+    """Return a step with LibMTL's MGDA and torch's Adam. Raises `libmtl.PeerMissingError`.
+
+    features: whether gradients are those of the shared features (its ``rep_grad``); it sums them over the
+    batch before it compares them.
+    """
     peer = libmtl.weighting("mgda", workload.shared, len(workload.tasks))
     optimizer = torch.optim.Adam(workload.parameters, lr=1e-5)
 
     def step() -> None:
-        _, losses = _forward(workload)
+        if features:
+            losses = _losses_behind(workload, peer)
+        else:
+            _, losses = _forward(workload)
         peer.backward(torch.stack(losses), **libmtl.DEFAULTS)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
 
     return step
+
+
+def _losses_behind(workload: Workload, peer: Any) -> list[Tensor]:
+    """Return the losses of heads that read copies of the features, as LibMTL's ``rep_grad`` wants it."""
+    batch, names = workload.batch, [task.name for task in workload.tasks]
+    pyramid = next(iter(workload.architecture(batch.inputs).pyramids.values()))
+    read = libmtl.by_features(peer, names, pyramid[-1])
+    size = (batch.inputs.shape[2], batch.inputs.shape[3])
+    return [
+        task.loss(workload.heads[task.name]((*pyramid[:-1], read[task.name]), size), batch.targets[task.name])
+        for task in workload.tasks
+    ]
