@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,4 +78,37 @@ def test_the_relatedness_table_is_paired_by_draw(monkeypatch: pytest.MonkeyPatch
         "`hps on mlp[hidden=[4]]`", "1,000", f"4.00 ± {half:.2f}", f"1.50 ± {0.5 * half:.2f}",
         f"{math.exp(middle):.2f} ({ends[0]} to {ends[1]})",
         f"p = {2 * t.sf(abs(middle) / spread, 1):.2g}, 2 draws",
+    ]  # fmt: skip
+
+
+def test_the_auxiliary_table_has_the_target_beside_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import auxiliary
+
+    def metric(helping: bool) -> dict[str, Any]:
+        return {"iou": {"unit": "1", "higher_is_better": True, "version": 1, "auxiliary": helping}}
+
+    def record(name: str, seed: int, iou: float, baseline: str | None = None) -> Record:
+        tasks = ["mask", "edges"] if baseline else ["mask"]
+        spec = {
+            "tasks": tasks,
+            "seed": seed,
+            "architecture": {"name": "hps" if baseline else "stl"},
+            "weighting": {"name": "fixed", "parameters": {"weights": [1.0, 0.1]}},
+        }
+        data = {"title": "pets", "metrics": {"mask": metric(False), "edges": metric(True)}}
+        return Record(
+            {"run_id": name, "status": "ok", "spec": spec, "data": data, "metrics": {"mask": {"iou": iou}},
+             "baselines": {"mask": baseline} if baseline else {}}
+        )  # fmt: skip
+
+    records = [record("a", 0, 0.5), record("b", 0, 0.6, "a"), record("c", 1, 0.5), record("d", 1, 0.4, "c")]
+    lines = auxiliary.table(auxiliary.rows(SimpleNamespace(records=lambda: iter(records))))
+    sys.modules.pop("auxiliary")
+    assert len(lines) == 3
+    half = t.ppf(0.975, 1)
+    cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert cells == [
+        "edges", "`hps+fixed [1.0, 0.1]`", f"0.5000 ± {0.1 * half:.4f}", "0.5000 ± 0.0000",
+        f"+0.0 ± {20 * half:.1f} %", "2",
     ]  # fmt: skip
