@@ -274,8 +274,7 @@ class Augment:
         return ", ".join(format_spec(one.name, vars(one)) for one in self._chosen)
 
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
-        """Return a batch with other images and targets, in the types that they had; ``batch`` stays as it
-        is."""
+        """Return a batch of the augmented samples, in the types that they had; ``batch`` stays as it is."""
         images = batch.inputs
         drawn = [draw(one.name, one.draws) for one in self._chosen]
         view = View.whole(len(images), (images.shape[-2], images.shape[-1]))
