@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -435,6 +436,7 @@ class Experiment:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "device": describe_device(self.device),
+            "processor": describe_processor(),
             "threads": torch.get_num_threads(),
             "processes": self.ranks.size,
         }
@@ -562,6 +564,17 @@ def code_digest(*modules: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def describe_processor() -> str:
+    """Return maker and instruction set of the CPU: what decides which kernels run, and so the last digits."""
+    try:
+        found = re.search(r"^vendor_id\s*:\s*(\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    maker = found[1] if found else platform.processor() or platform.machine()
+    return f"{maker} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def describe_device(device: torch.device) -> str:

@@ -72,7 +72,7 @@ def rerun(
 ) -> tuple[str, list[str]]:
     """Train the record's config again and return (what came of it, the scores that came out otherwise).
 
-    With the same code, libraries and kind of device scores must be equal, else within `TOLERANCE`. Raises
+    With the same code, libraries and kind of processor scores must be equal, else within `TOLERANCE`. Raises
     `Elsewhere` where its data is not here.
     """
     values = record.values
@@ -100,7 +100,9 @@ def rerun(
         for metric, score in scores.items()
         if score is not None and not _near(score, _score(again, task, metric), 0.0 if same else TOLERANCE)
     ]
-    exact = "equal to the last bit" if same else f"within {TOLERANCE:.0%} (other code, libraries or device)"
+    exact = (
+        "equal to the last bit" if same else f"within {TOLERANCE:.0%} (other code, libraries or processor)"
+    )
     return exact if not off else f"not {exact}", off
 
 
