@@ -31,6 +31,62 @@ TORCHJD: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
 }
 """TorchJD's: weights from a Gram matrix, and the update from gradients."""
 
+SOLVER_GOALS: dict[str, dict[str, float]] = {
+    "LibMTL": {
+        "mgda": 62,
+        "pcgrad": 11,
+        "gradvac": 21,
+        "cagrad": 18,
+        "nash": 259,
+        "fairgrad": 26,
+        "imtl-g": 6.6,
+        "aligned": 4.2,
+        "upgrad": 2.8,
+    },
+    "TorchJD": {
+        "mgda": 24,
+        "pcgrad": 7,
+        "gradvac": 16,
+        "cagrad": 38,
+        "nash": 261,
+        "fairgrad": 25,
+        "imtl-g": 2.3,
+        "aligned": 2.8,
+        "upgrad": 2.2,
+    },
+}
+"""How far ahead the weights from a Gram matrix were to be, in the mean of T <= 10."""
+
+UPDATE_GOALS: dict[str, dict[str, float]] = {
+    "LibMTL": {
+        "mgda": 20,
+        "pcgrad": 9,
+        "gradvac": 12,
+        "cagrad": 5,
+        "nash": 40,
+        "fairgrad": 7,
+        "imtl-g": 8,
+        "aligned": 4,
+        "upgrad": 3.5,
+        "gradnorm": 10,
+        "sdmgrad": 5,
+        "db-mtl": 4,
+        "moco": 2.5,
+    },
+    "TorchJD": {
+        "mgda": 3,
+        "pcgrad": 2,
+        "gradvac": 3,
+        "cagrad": 7,
+        "nash": 40,
+        "fairgrad": 7,
+        "imtl-g": 1.5,
+        "aligned": 1.5,
+        "upgrad": 1.5,
+    },
+}
+"""The same of the update from gradients."""
+
 OF_GRADIENTS = {"nash", "config"}
 """Methods of which TorchJD has no weights from a Gram matrix: it gets gradients, and gives the update."""
 

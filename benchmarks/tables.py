@@ -54,6 +54,7 @@ class Tables:
         self.skipped: dict[str, None] = {}
         self._tables: dict[str, dict[str, dict[str, str]]] = {}
         self._last: set[str] = set()
+        self._goals: dict[str, tuple[str, str, str]] = {}
 
     def cell(self, table: str, row: str, column: str, text: str) -> None:
         """Write a cell; tables, rows and columns stand in the order in which they first came."""
@@ -68,13 +69,26 @@ class Tables:
         """Keep a ratio for the reference alone; more is better."""
         self.ratios[key] = value
 
-    def mean(self, table: str, row: str, columns: Iterable[str], name: str) -> None:
-        """Write the geometric mean of the row's ratios in those of ``columns`` that are there, at its end."""
+    def mean(
+        self, table: str, row: str, columns: Iterable[str], name: str, goal: float | None = None
+    ) -> None:
+        """Write the geometric mean of the row's ratios in those of ``columns`` that are there, at its end.
+
+        goal: what it should be at least.
+        """
         keys = [", ".join((table, row, column)) for column in columns]
         found = [self.ratios[key] for key in keys if key in self.ratios]
         if found:
             self._last.add(name)
             self.cell(table, row, name, f"**{figure(geometric_mean(found))}**")
+            if goal is not None:
+                self.goal(f"{table}, {row}, {name}", goal, geometric_mean(found))
+
+    def goal(self, what: str, goal: float, found: float, *, most: bool = False) -> None:
+        """Say what a figure should be at least, or at most, beside what it is."""
+        met = found <= goal if most else found >= goal
+        limit = f"{'at most' if most else 'at least'} {goal:g}"
+        self._goals[what] = limit, f"{found:.3f}" if most else figure(found), "met" if met else "**missed**"
 
     def skip(self, what: str) -> None:
         """Remember what was not measured, and why."""
@@ -92,6 +106,12 @@ class Tables:
             lines.append("| --- |" + " ---: |" * len(columns))
             for name, row in rows.items():
                 lines.append(f"| {name} | " + " | ".join(row.get(column, "") for column in columns) + " |")
+            blocks.append("\n".join(lines))
+        if self._goals and not self.quick:
+            met = sum(verdict == "met" for *_, verdict in self._goals.values())
+            lines = [f"### Goals: {met} of {len(self._goals)} met", "", "| | goal | found | |"]
+            lines.append("| --- | ---: | ---: | --- |")
+            lines += [f"| {what} | {' | '.join(cells)} |" for what, cells in self._goals.items()]
             blocks.append("\n".join(lines))
         if self.skipped:
             blocks.append("### Not measured\n\n" + "\n".join(f"- {what}" for what in sorted(self.skipped)))

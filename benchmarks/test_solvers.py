@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import quadprog
 import torch
-from methods import OF_GRADIENTS, TORCHJD, ours, torchjd
+from methods import OF_GRADIENTS, SOLVER_GOALS, TORCHJD, ours, torchjd
 from numpy.typing import NDArray
 from peers import libmtl
 from tables import Tables
@@ -111,7 +111,8 @@ def test_weights(benchmark: Any, tables: Tables, method: str, count: int) -> Non
     for peer in turns.steps:
         if peer != "ours":
             tables.ratio(SPEED.format(peer), method, f"T={count}", turns.ahead("ours", peer))
-            tables.mean(SPEED.format(peer), method, IN_MEAN, MEAN)
+            goal = SOLVER_GOALS[peer].get(method)
+            tables.mean(SPEED.format(peer), method, IN_MEAN, MEAN, goal)
 
 
 def least_square(gram: Array, weights: Array) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods import TORCHJD, ours, torchjd
+from methods import TORCHJD, UPDATE_GOALS, ours, torchjd
 from peers import libmtl
 from tables import Tables
 from torch import Tensor, nn
@@ -126,4 +126,7 @@ def test_update(benchmark: Any, tables: Tables, method: str, count: int, width: 
     for peer in turns.steps:
         if peer != "ours":
             tables.ratio(SPEED.format(peer), method, column, turns.ahead("ours", peer))
-            tables.mean(SPEED.format(peer), method, IN_MEAN, MEAN)
+            goal = UPDATE_GOALS[peer].get(method)
+            tables.mean(SPEED.format(peer), method, IN_MEAN, MEAN, goal)
+            if goal is not None and column == "T=20, P=1e6":
+                tables.goal(f"{SPEED.format(peer)}, {method}, {column}", 1, turns.ahead("ours", peer))

@@ -62,6 +62,17 @@ def test_tables_are_written_with_their_reference_and_judged(tables: Any, tmp_pat
     )
 
 
+def test_goals_are_met_or_missed(tables: Any) -> None:
+    full = tables.Tables()
+    full.ratio("Speed", "mgda", "T=2", 4.0)
+    full.mean("Speed", "mgda", ["T=2"], "mean", 3.0)
+    full.goal("Cost", 1.02, 1.021, most=True)
+    text = full.markdown()
+    assert "### Goals: 1 of 2 met" in text
+    assert "| Speed, mgda, mean | at least 3 | 4.00 | met |" in text
+    assert "| Cost | at most 1.02 | 1.021 | **missed** |" in text
+
+
 def test_the_machine_is_told_in_general_terms(tables: Any) -> None:
     assert "cores of" in tables.machine()
     assert "torch" in tables.machine()
