@@ -45,7 +45,9 @@ def cost(
     """
     from mtlbench.inspection.cost import architecture_costs
     from mtlbench.registry import Registry
+    from mtlbench.training.memory import keep_freed_memory
 
+    keep_freed_memory()  # as in a run
     registry = Registry(files)
     names = architectures or tuple(plugin.name for plugin in registry.plugins("architectures"))
     rows = architecture_costs(registry, names, encoder, tasks, size, batch_size, rounds)

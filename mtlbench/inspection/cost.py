@@ -148,7 +148,10 @@ def _batch(tasks: Sequence[Task], size: int, batch_size: int) -> Batch:
             targets[task.name] = torch.randint(0, task.output.size, (batch_size,), generator=draw)
         else:
             targets[task.name] = torch.rand(batch_size, task.output.size, generator=draw)
-    return Batch(torch.rand(batch_size, 3, size, size, generator=draw), targets)
+    images = torch.rand(batch_size, size, size, 3, generator=draw).permute(
+        0, 3, 1, 2
+    )  # as datasets give them
+    return Batch(images, targets)
 
 
 def _step(

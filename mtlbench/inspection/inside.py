@@ -101,6 +101,7 @@ def mixing(seen: Seen) -> Picture | None:
         names = reading.names or tuple(f"task {i + 1}" for i in range(count))
         axis.set_xticks(range(count), names, rotation=30, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(count), names if axis in axes[:, 0] else [""] * count)
+        axis.set_xlabel("features of")
         axis.set_title(reading.place)
         numbers[reading.place] = {
             "tasks": list(names),
@@ -109,6 +110,8 @@ def mixing(seen: Seen) -> Picture | None:
             "values": [number(v) for v in reading.values.flatten().tolist()],
             "shape": list(reading.values.shape),
         }
+    for axis in axes[:, 0]:
+        axis.set_ylabel("taken up by")
     for axis in list(axes.flat)[len(found) :]:
         axis.remove()
     return Picture(
