@@ -35,6 +35,7 @@ from mtlbench.results.record import SCHEMA
 from mtlbench.spec import by_task
 from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training.augmented import augmented, build_augment
+from mtlbench.training.compiled import require_compilable
 from mtlbench.training.loop import Outcome, pick_device, train
 from mtlbench.training.model import Run, build, build_engine, choose_tasks
 from mtlbench.training.profile import Profile
@@ -188,6 +189,8 @@ class Experiment:
         for name, count in self.dataset.counts().items():
             if not count:
                 raise MtlbenchError(f"{self.dataset.title}: the split '{name}' is empty")
+        if self.run.protocol["compile"]:
+            require_compilable(self.dataset, len(self.run.tasks))
         try:
             weighting = self._trial()
         except (MtlbenchError, OSError):
@@ -206,8 +209,11 @@ class Experiment:
         self._weighting_modules = sorted(inside)
 
     def _trial(self) -> Weighting:
-        model, weighting = build(self.run, self.dataset)
-        engine = build_engine(self.run, self.dataset, model, weighting)
+        run = replace(
+            self.run, protocol=self.run.protocol | {"compile": False}
+        )  # two samples are not worth it
+        model, weighting = build(run, self.dataset)
+        engine = build_engine(run, self.dataset, model, weighting)
         split, cpu = self.dataset.split("train"), torch.device("cpu")
         augment = build_augment(self.run.protocol, self.dataset, choose_tasks(self.dataset, self.run.tasks))
         two = {

@@ -28,6 +28,7 @@ from mtlbench.training import checkpoint as checkpoints
 from mtlbench.training import conflicts
 from mtlbench.training.ahead import ahead
 from mtlbench.training.augmented import augmented, build_augment
+from mtlbench.training.compiled import compiling
 from mtlbench.training.evaluate import Scores, evaluate, selection_score, unlabelled
 from mtlbench.training.health import Health
 from mtlbench.training.memory import PeakMemory
@@ -258,11 +259,13 @@ class _Loop:
         began, before, steps = time.perf_counter(), progress.seconds, progress.steps
         try:
             while progress.epoch < protocol["epochs"] and not self._out_of_patience():
-                self._epoch()
+                with compiling(self.stopped):
+                    self._epoch()
                 progress.seconds = before + time.perf_counter() - began
                 self._save()
             self.model.load_state_dict(self.best)
-            test = self._evaluate("test")
+            with compiling(self.stopped):
+                test = self._evaluate("test")
             bad = [n for n, s in test.items() if s.loss is not None and not math.isfinite(s.loss)]
             if bad:
                 raise _Diverged(f"the test loss of {', '.join(bad)} is not finite")

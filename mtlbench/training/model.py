@@ -165,7 +165,7 @@ def build(run: Run, dataset: Dataset) -> tuple[MultiTaskModel, Weighting]:
         part.active = torch.arange(len(tasks))
         part.generator.manual_seed(derive(run.seed, "weighting", "draws", number))
     if run.protocol["compile"]:
-        compile_parts([architecture, *heads.values()], dataset, len(tasks))
+        compile_parts([architecture, *heads.values()])
     return MultiTaskModel(architecture, heads), weighting
 
 

@@ -517,7 +517,7 @@ def test_the_temperature_falls_with_the_root_of_the_epoch() -> None:
     architecture = LTB(conv, (A, B), temperature=6)
     for epoch, expected in ((0, 6.0), (3, 3.0), (8, 2.0)):
         architecture.start_epoch(epoch, 10)
-        assert architecture._tau == pytest.approx(expected)
+        assert float(architecture._tau) == pytest.approx(expected)
 
 
 def test_a_run_tells_ltb_the_epoch_and_moves_its_choices(

@@ -68,3 +68,31 @@ def test_too_many_graphs_are_refused(experiment: Callable[..., Any], monkeypatch
     monkeypatch.setattr(compiled, "SUBSETS", 2)
     with pytest.raises(MtlbenchError, match=r"every subset of 3 tasks.*leave --compile out"):
         experiment(data="tiny[missing=0.5]", compile=True)
+
+
+def test_without_a_compiler_compile_is_refused(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with pytest.raises(MtlbenchError, match="needs a C\\+\\+ compiler, and there is none; install g\\+\\+"):
+        experiment(compile=True)
+
+
+def test_what_torch_cannot_compile_is_one_line() -> None:
+    failure = torch._dynamo.exc.InternalTorchDynamoError("no such thing\n\npages of it")
+    with pytest.raises(
+        MtlbenchError, match="^--compile: torch.compile failed: no such thing; leave"
+    ) as caught:
+        with compiled.compiling(lambda: False):
+            raise failure
+    assert "pages" not in str(caught.value)
+    with pytest.raises(KeyboardInterrupt), compiled.compiling(lambda: True):  # Ctrl-C ends compilers, too
+        raise failure
+    with pytest.raises(ValueError, match="mine"), compiled.compiling(lambda: True):
+        raise ValueError("mine")

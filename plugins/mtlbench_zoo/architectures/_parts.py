@@ -121,7 +121,7 @@ def require(architecture: str, parameter: str, rule: str, ok: bool, found: objec
         raise MtlbenchError(f"architecture {architecture!r}: {parameter} must be {rule}, found {found}{end}")
 
 
-def sample_one(logits: Tensor, temperature: float) -> Tensor:
+def sample_one(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Return one-hot choices along the last dimension, with probabilities ``softmax(logits)``.
 
     Gradients are those of the Gumbel-softmax relaxation ``softmax((logits + noise) / temperature)``

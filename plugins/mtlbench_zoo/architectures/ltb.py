@@ -45,6 +45,8 @@ class LTB(Architecture):
 
     cost: ClassVar[str] = "`nodes` trunks to train; at most T, as far as paths differ, to use"
 
+    _tau: Tensor
+
     def __init__(
         self,
         encoder: EncoderFactory,
@@ -56,7 +58,9 @@ class LTB(Architecture):
         nodes = max(2, len(tasks)) if nodes is None else nodes
         require("ltb", "nodes", "at least 2", nodes > 1, nodes, "with one node a stage use 'hps'")
         require("ltb", "temperature", "above 0 and finite", 0 < temperature < math.inf, temperature)
-        self.temperature = self._tau = temperature
+        self.temperature = temperature
+        # A tensor, because torch.compile would take a number for a constant and compile every epoch anew.
+        self.register_buffer("_tau", torch.tensor(float(temperature)), persistent=False)
         self.nodes = copies(encoder, nodes)
         self._shape = self.nodes[0].shape
         self._names = [f"branch{number + 1}" for number in range(nodes)]
@@ -67,7 +71,7 @@ class LTB(Architecture):
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Lower the temperature."""
-        self._tau = self.temperature / math.sqrt(epoch + 1)
+        self._tau.fill_(self.temperature / math.sqrt(epoch + 1))
 
     def forward(self, x: Tensor, tasks: Sequence[str] | None = None) -> Features:
         """Return the features of ``tasks`` (None: of all); in training all nodes are run."""
