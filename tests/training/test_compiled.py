@@ -86,12 +86,9 @@ def test_without_a_compiler_compile_is_refused(
 
 def test_what_torch_cannot_compile_is_one_line() -> None:
     failure = torch._dynamo.exc.InternalTorchDynamoError("no such thing\n\npages of it")
-    with pytest.raises(
-        MtlbenchError, match="^--compile: torch.compile failed: no such thing; leave"
-    ) as caught:
-        with compiled.compiling(lambda: False):
-            raise failure
-    assert "pages" not in str(caught.value)
+    with pytest.raises(MtlbenchError) as caught, compiled.compiling(lambda: False):
+        raise failure
+    assert str(caught.value) == "--compile: torch.compile failed: no such thing; leave --compile out"
     with pytest.raises(KeyboardInterrupt), compiled.compiling(lambda: True):  # Ctrl-C ends compilers, too
         raise failure
     with pytest.raises(ValueError, match="mine"), compiled.compiling(lambda: True):
