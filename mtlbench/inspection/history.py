@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from mtlbench.config import BASELINE
 from mtlbench.inspection import style
 from mtlbench.inspection.picture import Picture, number
 from mtlbench.results import Comparison, Record
@@ -26,6 +27,9 @@ WEAK = 0.2
 
 SLIGHT = 0.05
 """A mean cosine that is not worth the words "pull against each other"."""
+
+
+_CHANCE = "Nothing is shared here either: gains show what chance does."
 
 
 class Pairs:
@@ -65,7 +69,8 @@ def verdict(record: Record, comparison: Comparison) -> Picture | None:
     known = pairs.known()
     if not known and not gains:
         return None
-    words = [*_conflict_words(pairs, known), *_gain_words(gains)]
+    apart = record.values["spec"]["architecture"]["name"] == BASELINE[0]
+    words = [*_conflict_words(pairs, known), *([_CHANCE] if apart else _gain_words(gains))]
     tasks = pairs.tasks
     count = len(tasks)
     side = max(1.05 * count, 2.6)
@@ -103,7 +108,7 @@ def verdict(record: Record, comparison: Comparison) -> Picture | None:
         " have made the other worse. On the diagonal how long a task's gradient is, compared with the"
         " longest: a long one pulls the shared weights its way. Right: what came of it, the mean gain of"
         " each task's test metrics over the same task trained alone. Gradients in conflict explain a loss,"
-        " they do not prove it.",
+        " they do not prove it; and a gain of one seed may be chance.",
         figure,
         {
             "words": words,

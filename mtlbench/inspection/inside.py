@@ -17,6 +17,8 @@ from mtlbench.inspection.picture import Picture, grid, number
 
 CHANNELS = 6
 """Feature maps that are shown of one stage."""
+LEAST_SPAN = 0.2
+"""What the scale of attention masks spans at least, so that small differences look small."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -138,13 +140,17 @@ def _attention(seen: Seen, shown: Shown, task: str | None, found: list[Reading])
     figure, axes = style.panels(
         len(shown.indices), 1 + len(found), (1.9, 1.6), f"Attention of {who}", layout="compressed"
     )
+    means = [reading.values.float().mean(1) for reading in found]
+    low, high = min(float(m.min()) for m in means), max(float(m.max()) for m in means)
+    spare = max(LEAST_SPAN - (high - low), 0.0) / 2
+    low, high = max(low - spare, 0.0), min(high + spare, 1.0)
     numbers: dict[str, Any] = {}
     for row, index in enumerate(shown.indices):
         axes[row, 0].imshow(picture_of(shown.inputs[row]), cmap="gray", vmin=0, vmax=1)
         style.row_label(axes[row, 0], f"sample {index}")
-        for axis, reading in zip(axes[row, 1:], found, strict=True):
-            mask = reading.values[row].float().mean(0).numpy()
-            axis.imshow(mask, cmap=style.SCALAR, vmin=0, vmax=1)
+        for axis, reading, mean in zip(axes[row, 1:], found, means, strict=True):
+            mask = mean[row].numpy()
+            axis.imshow(mask, cmap=style.SCALAR, vmin=low, vmax=high)
             numbers.setdefault(str(index), {})[reading.place] = grid(mask)
             if row == 0:
                 axis.set_title(reading.place)
@@ -156,7 +162,8 @@ def _attention(seen: Seen, shown: Shown, task: str | None, found: list[Reading])
         f"attention-{_file_name(who)}",
         f"Attention of {who}",
         f"What the attention masks of {who} let pass of the shared features, stage by stage: bright passes,"
-        " dark is held back. All masks share one scale.",
+        " dark is held back, mean over the channels. All masks share one scale. A stage of one colour lets"
+        " the same pass everywhere.",
         figure,
         {"split": seen.split, "task": task, "samples": numbers},
     )

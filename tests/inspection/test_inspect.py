@@ -192,13 +192,13 @@ def test_the_summary_is_taken_from_the_history(glass: Path) -> None:
 
 
 def test_the_words_say_who_pulls_against_whom() -> None:
-    def verdict(cosine: float, conflict: float, gain: float) -> list[str]:
+    def verdict(cosine: float, conflict: float, gain: float, architecture: str = "hps") -> list[str]:
         pairs = {"a": {"b": cosine, "c": 0.3}, "b": {"c": 0.3}}
         rates = {"a": {"b": conflict, "c": 0.1}, "b": {"c": 0.1}}
         found = {"norm": {"a": 1.0, "b": 2.0, "c": None}, "cosine": pairs, "conflict": rates}
         metric = {"unit": "1", "higher_is_better": True, "version": 1, "auxiliary": False}
         values = {
-            "spec": {"tasks": ["a", "b", "c"]},
+            "spec": {"tasks": ["a", "b", "c"], "architecture": {"name": architecture}},
             "status": "ok",
             "history": [{"epoch": 1, "gradients": found}, {"epoch": 2, "gradients": None}],
             "data": {"metrics": {task: {"m": metric} for task in "abc"}},
@@ -215,6 +215,7 @@ def test_the_words_say_who_pulls_against_whom() -> None:
         "a and b pull against each other in 70% of the steps.",
         "Better together: a.",
     ]
+    assert verdict(-0.2, 0.7, 0.1, "stl")[1] == "Nothing is shared here either: gains show what chance does."
     assert verdict(-0.01, 0.6, 0.0)[0].startswith("On average no two tasks pull much against each other")
     assert verdict(0.1, 0.3, -0.1) == [
         "On average no two tasks pull much against each other; in conflict most often: a and b, in 30% of"
