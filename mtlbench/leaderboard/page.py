@@ -124,6 +124,10 @@ def _plot(table: Table, ids: Sequence[str]) -> dict[str, Any] | None:
     return {"svg": pareto(points[:MOST_POINTS], f"Δ-MTL against training time, {table.title}"), "note": note}
 
 
+def _typeset(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
 def _value(value: float | None) -> str:
     return "" if value is None else repr(formats.number(value))
 
@@ -153,7 +157,7 @@ def _row(row: Row, table: Table, scale: float, run: str) -> SimpleNamespace:
         value=_value(delta.mean if delta else None),
         bar=bar(delta, scale) if delta else "",
         sign="" if not delta or not delta.mean else "plus" if delta.mean > 0 else "minus",
-        mean=mean.replace("-", "\N{MINUS SIGN}"),
+        mean=_typeset(mean),
         half=half,
         cells=cells,
         source=row.source,
@@ -172,7 +176,7 @@ def _seed(seed: Seed, table: Table) -> SimpleNamespace:
     ]
     return SimpleNamespace(
         seed=seed.seed,
-        delta=formats.MISSING if seed.delta is None else f"{seed.delta:+.2f} %",
+        delta=formats.MISSING if seed.delta is None else _typeset(f"{seed.delta:+.2f} %"),
         scores=[formats.MISSING if value is None else f"{value:.4f}" for value in scores],
         epoch=", ".join(chosen),
         seconds=formats.seconds(seed.seconds),
