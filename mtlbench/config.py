@@ -68,8 +68,9 @@ class Protocol:
 class Tuning:
     """How settings were searched before the run: what a record must own up to.
 
-    trials: runs that the search trained. over: what it varied, ``weights``, ``lr`` or both. seed: of the
-    search and of its runs. lr: the learning rate that it found; None where that of the protocol was kept.
+    trials: runs that the search trained. over: what it varied, parameters of the weighting (``weights`` is
+    one of ``fixed``) and ``lr``. seed: of the search and of its runs. lr: the learning rate that it found;
+    None where that of the protocol was kept.
     """
 
     trials: int
@@ -80,8 +81,8 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.trials < 1 or self.seed < 0:
             raise MtlbenchError(f"'tuning' needs trials >= 1 and seed >= 0, found '{self}'")
-        if not self.over or not set(self.over) <= {"weights", "lr"} or len(set(self.over)) < len(self.over):
-            raise MtlbenchError(f"'tuning' is over weights, lr or both, found '{self}'")
+        if not self.over or len(set(self.over)) < len(self.over):
+            raise MtlbenchError(f"'tuning' is over lr, parameters of the weighting or both, found '{self}'")
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise MtlbenchError(f"'tuning': lr must be finite and above 0, found {self.lr}")
         if ("lr" in self.over) != (self.lr is not None):

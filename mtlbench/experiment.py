@@ -117,6 +117,8 @@ class Experiment:
         encoders = {task: registry.choose("encoders", spec) for task, spec in (specs or {"": asked}).items()}
         heads = _heads(config.head)
         tuning = None if config.tuning is None else Tuning.parse(config.tuning)
+        if tuning and (unknown := [n for n in tuning.over if n not in ("lr", *weighting.parameters)]):
+            raise MtlbenchError(f"'tuning' is over {unknown[0]}, which is no parameter of {weighting}")
         auxiliary = tuple(registry.choose("auxiliary", spec) for spec in config.aux)
         augment = choose_augmentations(config.augment)
         if config.score_aux and not auxiliary:

@@ -13,11 +13,19 @@ from mtlbench.cli.sweep import PLACE, WITHOUT, answer, choose_executor, executor
 
 @click.command(cls=RunCommand, params=options(without=WITHOUT))
 @click.option("--trials", type=click.IntRange(1), default=20, metavar="N", help="Runs to try.  [default: 20]")
-@click.option("--with-lr", is_flag=True, help="Search the learning rate of 'fixed', too.")
+@click.option("--with-lr", is_flag=True, help="Search the learning rate beside weights or --search, too.")
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="NAME=LOW:HIGH",
+    help="Search a parameter of the weighting.",
+)
 @executor_options
 @click.option("--quiet", is_flag=True, help="Print nothing but the result.")
-def tune(trials: int, with_lr: bool, quiet: bool, **flags: Any) -> None:
-    """Search the task weights of 'fixed', or the learning rate of another weighting, on validation.
+def tune(trials: int, with_lr: bool, search: tuple[str, ...], quiet: bool, **flags: Any) -> None:
+    """Search the task weights of 'fixed', or what another weighting has to set, on validation.
+
+    Other weightings are searched over the parameters that --search names, or else over the learning rate.
 
     The best of N trials is trained with all seeds and enters the leaderboard as a row that says how many
     trials it cost. --weight is 'fixed' unless given; several specs, as in a sweep, get N trials each.
@@ -35,16 +43,20 @@ def tune(trials: int, with_lr: bool, quiet: bool, **flags: Any) -> None:
         from mtlbench.registry import Registry
 
         try:
-            from mtlbench.sweep.tune import tune as search
+            from mtlbench.sweep.tune import Range
+            from mtlbench.sweep.tune import tune as find
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
             raise MtlbenchError("'mtlbench tune' needs Optuna: pip install 'mtlbench[tune]'") from None
 
+        ranges = dict(map(Range.parse, search))
         registry = Registry(configs[0].plugin)
         with choose_executor(configs[0], **place) as execute:
             train = partial(execute, watch=view.show, notice=view.notice, stopped=lambda: bool(stop))
-            tuned = [search(config, trials, with_lr, registry, train, view.notice) for config in configs]
+            tuned = [
+                find(config, trials, with_lr, ranges, registry, train, view.notice) for config in configs
+            ]
             found = plan(tuned, registry, view.planning)
             view.planned(found)
             states = train(found.jobs)

@@ -86,18 +86,24 @@ class Local(Executor):
             while True:
                 state = worker.state
                 if event is None:
-                    self.workers[self.workers.index(worker)] = None
+                    self._release(worker)
                     if state is not None:
                         yield state, _death(worker)
                     _close(worker)
                 elif event["event"] == "ended":
                     assert state is not None
                     worker.state = None
+                    if event["death"] is not None:
+                        self._release(worker)  # it ends by itself
                     yield state, event["death"]
                 else:
                     assert state is not None
                     state.hear(event, self.notice)
                 worker, event = self.events.get_nowait()
+
+    def _release(self, worker: _Process) -> None:
+        """Make room where a worker was."""
+        self.workers = [None if found is worker else found for found in self.workers]
 
     def stop(self) -> None:
         """Let every worker keep a checkpoint and end; one that does not in time, or at once, is killed."""

@@ -27,8 +27,8 @@ from mtlbench.sweep.state import State
 POLL = 0.2
 """Seconds between two looks at what has ended."""
 
-Answer = tuple[str, str | None] | None
-"""What a node sends: the texts of record and cost; None where an event told why there are none."""
+Answer = tuple[str | None, str | None, str | None]
+"""What a node sends: the texts of record and cost, or how the process came to nothing."""
 
 
 def train(name: str, settings: str, plugins: Sequence[tuple[str, str]], events: Queue) -> Answer:
@@ -48,13 +48,13 @@ def train(name: str, settings: str, plugins: Sequence[tuple[str, str]], events: 
             file.parent.mkdir()
             file.write_text(text, encoding="utf-8")
         store = Store(Path(folder, "results"))
-        worker.train(
+        death = worker.train(
             replace(worker.load(settings), results=store.root, plugin=tuple(files)), say, lambda: False
         )
         for record in store.records():
             cost = store.cost(record)
-            return record.dumps(), None if cost is None else cost.dumps()
-    return None
+            return record.dumps(), None if cost is None else cost.dumps(), None
+    return None, None, death
 
 
 class Ray(Executor):
@@ -126,10 +126,10 @@ class Ray(Executor):
             return "it was lost with its node or its process"
         except RayError as failure:
             return str(failure).strip().splitlines()[-1]
-        if answer is None:
+        text, cost, death = answer
+        if text is None:
             state.error = state.error or "its node says no reason"
-            return None
-        text, cost = answer
+            return death
         record = Record.loads(text, f"{job.run.label} from its node")
         if record.run_id == job.run_id:
             job.experiment.keep(record, None if cost is None else Cost.loads(cost))

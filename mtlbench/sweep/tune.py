@@ -8,14 +8,14 @@ every search has the same budget of whole runs, and its size goes into the recor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 
 from mtlbench.config import RunConfig, Tuning
-from mtlbench.errors import MtlbenchError, RunFailedError
+from mtlbench.errors import MtlbenchError, RunFailedError, did_you_mean
 from mtlbench.experiment import Experiment, Loaded
 from mtlbench.registry import Registry
 from mtlbench.spec import Spec, format_spec
@@ -32,10 +32,45 @@ SPREAD = 10.0
 """Every weight, and the learning rate, is searched from a tenth of what it would be to ten times that."""
 
 
+@dataclass(frozen=True)
+class Range:
+    """Where a weighting's own parameter is searched: ``low``..``high``, in logarithms if that is tenfold."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[str, Range]:
+        """Read ``name=low:high``."""
+        name, equals, bounds = text.partition("=")
+        try:
+            low, high = map(float, bounds.split(":"))
+        except ValueError:
+            low = high = math.nan
+        if not name.isidentifier() or not equals or not -math.inf < low < high < math.inf:
+            raise MtlbenchError(f"--search: expected name=low:high, such as c=0.1:0.9, found {text!r}")
+        return name, cls(low, high)
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise `MtlbenchError` where the parameter, which has this value now, is no number of this kind."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise MtlbenchError(f"--search: '{name}' is no number, found {value!r}")
+        if isinstance(value, int) and not (self.low.is_integer() and self.high.is_integer()):
+            raise MtlbenchError(f"--search: '{name}' is a whole number, found {self.low:g}:{self.high:g}")
+
+    def draw(self, trial: optuna.Trial, name: str, value: Any) -> float:
+        """Return what the trial takes, in four digits; a whole number where the parameter is one."""
+        log = self.low > 0 and self.high >= SPREAD * self.low
+        if isinstance(value, int):
+            return trial.suggest_int(name, int(self.low), int(self.high), log=log)
+        return float(f"{trial.suggest_float(name, self.low, self.high, log=log):.4g}")
+
+
 def tune(
     config: RunConfig,
     trials: int,
     with_lr: bool,
+    ranges: Mapping[str, Range],
     registry: Registry,
     execute: Callable[[Sequence[Job]], list[State]],
     notice: Callable[[str], None],
@@ -43,8 +78,8 @@ def tune(
     """Return ``config`` with the settings of the best of so many trials, and the search noted in it.
 
     ``fixed`` without weights is searched over its weights (log-uniform, then scaled to add up to the number
-    of tasks), with ``with_lr`` over the learning rate, too; everything else over the learning rate. The best
-    trial has the lowest selection score, by which every run selects its epoch: the geometric mean of the
+    of tasks), everything else over the parameters that ``ranges`` names; both over the learning rate, too,
+    with ``with_lr`` or where there is nothing else to search. The best trial has the lowest selection score, by which every run selects its epoch: the geometric mean of the
     validation losses. Trials are runs with the first seed, and the search (Optuna's TPE, Bergstra et al.
     2011) is drawn from that seed, so the same call finds them in the store. The first `RANDOM` are handed out
     together, the others one by one: how many run at once changes no trial.
@@ -52,27 +87,38 @@ def tune(
     Raises `RunFailedError` where every trial failed.
     """
     weights = Spec.parse(config.weight) == Spec("fixed")
-    over = ("weights", "lr") if weights and with_lr else ("weights",) if weights else ("lr",)
+    own = ("weights",) if weights else tuple(ranges)
+    over = (*own, "lr") if with_lr or not own else own
     first = config.seeds[0]
     loaded: dict[tuple[str, str], Loaded] = {}
     base = replace(
         config, seeds=(first,), baseline=False, save_model=False, results=config.results / FOLDER, tuning=None
     )
-    tasks = Experiment(replace(base, weight="ew") if weights else base, registry, loaded=loaded).run.tasks
+    run = Experiment(replace(base, weight="ew") if weights else base, registry, loaded=loaded).run
+    tasks, known = run.tasks, run.weighting.parameters
+    if weights and ranges:
+        raise MtlbenchError("--search: 'fixed' without weights is searched over its weights")
+    for name, found in ranges.items():
+        if name not in known:
+            raise MtlbenchError(
+                f"--search: {run.weighting.plugin.name} has no parameter '{name}'.{did_you_mean(name, known)}"
+            )
+        found.check(name, known[name])
     if weights and len(tasks) == 1:
         raise MtlbenchError(f"one task ({tasks[0]}) leaves no weights to tune; choose several with --tasks")
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=first, n_startup_trials=RANDOM))
     names = [f"weight {task}" for task in tasks] if weights else []
-    study.enqueue_trial(dict.fromkeys([*names, *(["lr"] if "lr" in over else [])], 1.0))
+    asis = {name: known[name] for name, found in ranges.items() if found.low <= known[name] <= found.high}
+    study.enqueue_trial(asis | dict.fromkeys([*names, *(["lr"] if "lr" in over else [])], 1.0))
     best: tuple[float, RunConfig] | None = None
     reason = None
     made = 0
     while made < trials:
         asked = [study.ask() for _ in range(1 if made else min(RANDOM, trials))]
         made += len(asked)
-        settings = [_settings(trial, base, tasks, over) for trial in asked]
+        settings = [_settings(trial, base, tasks, over, ranges, known) for trial in asked]
         jobs = [job(found, found.run) for found in (Experiment(s, registry, loaded=loaded) for s in settings)]
         states = {
             state.job.run_id: state for state in execute(list({job.run_id: job for job in jobs}.values()))
@@ -97,7 +143,14 @@ def tune(
     return replace(config, weight=found.weight, tuning=str(tuning))
 
 
-def _settings(trial: optuna.Trial, base: RunConfig, tasks: Sequence[str], over: Sequence[str]) -> RunConfig:
+def _settings(
+    trial: optuna.Trial,
+    base: RunConfig,
+    tasks: Sequence[str],
+    over: Sequence[str],
+    ranges: Mapping[str, Range],
+    known: Mapping[str, Any],
+) -> RunConfig:
     """Return the settings of a trial, in four digits, so that a person can type them."""
 
     def factor(name: str) -> float:
@@ -108,6 +161,9 @@ def _settings(trial: optuna.Trial, base: RunConfig, tasks: Sequence[str], over: 
         drawn = [factor(f"weight {task}") for task in tasks]
         scaled = [float(f"{len(tasks) * weight / math.fsum(drawn):.4g}") for weight in drawn]
         changes["weight"] = format_spec("fixed", {"weights": scaled})
+    if ranges:
+        drawn_here = {name: found.draw(trial, name, known[name]) for name, found in ranges.items()}
+        changes["weight"] = format_spec(Spec.parse(base.weight).name, {**known, **drawn_here})
     if "lr" in over:
         changes["lr"] = float(f"{base.lr * factor('lr'):.4g}")
     return replace(base, **changes)

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import asdict
 from pathlib import Path
@@ -97,9 +98,9 @@ def train(
     stopped: Callable[[], bool],
     loaded: MutableMapping[tuple[str, str], Any] | None = None,
 ) -> str | None:
-    """Train one job and return None, or why it was stopped, with a checkpoint.
+    """Train one job and return None, or what kept it from its end: it was stopped, or a plugin has a bug.
 
-    Afterwards the store has its record, or an ``error`` was said, or another process trains it.
+    Otherwise the store has its record, or an ``error`` was said, or another process trains it.
     """
     from mtlbench.experiment import Experiment
     from mtlbench.registry import Registry
@@ -114,6 +115,9 @@ def train(
         return "it was told to stop, and left a checkpoint"
     except MtlbenchError as error:
         say({"event": "error", "text": str(error)})
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
     return None
 
 
@@ -143,8 +147,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep decides; a terminal sends it to all at once
     loaded: dict[tuple[str, str], Any] = {}
-    while (line := jobs.get()) is not None and not stop.is_set():
-        say({"event": "ended", "death": train(load(line), say, stop.is_set, loaded)})
+    death = None
+    while death is None and (line := jobs.get()) is not None and not stop.is_set():
+        death = train(load(line), say, stop.is_set, loaded)  # after a bug CUDA may be unusable
+        say({"event": "ended", "death": death})
     out.flush()
 
 

@@ -56,11 +56,13 @@ def config(tmp_path: Path, tiny_plugin: Path) -> RunConfig:
     )  # fmt: skip
 
 
-def search(config: RunConfig, registry: Registry, trials: int, lr: bool = False) -> tuple[RunConfig, Machine]:
+def search(
+    config: RunConfig, registry: Registry, trials: int, lr: bool = False, ranges: Any = None
+) -> tuple[RunConfig, Machine]:
     from mtlbench.sweep.tune import tune
 
     machine = Machine()
-    return tune(config, trials, lr, registry, machine, lambda line: None), machine
+    return tune(config, trials, lr, ranges or {}, registry, machine, lambda line: None), machine
 
 
 def test_the_best_trial_on_validation_wins(config: RunConfig, registry: Registry) -> None:
@@ -123,6 +125,34 @@ def test_other_weightings_are_tuned_over_the_learning_rate(config: RunConfig, re
     assert Tuning.parse(both.tuning).over == ("weights", "lr")
 
 
+def test_a_weightings_own_parameters_are_searched_with_the_same_budget(
+    config: RunConfig, registry: Registry
+) -> None:
+    from mtlbench.sweep.tune import Range
+
+    ranges = dict(map(Range.parse, ("c=0.05:0.95",)))
+    found, machine = search(replace(config, weight="cagrad"), registry, 3, ranges=ranges)
+    jobs = [job for batch in machine.batches for job in batch]
+    values = [job.run.weighting.parameters["c"] for job in jobs]
+    assert values[0] == registry.choose("weightings", "cagrad").parameters["c"]
+    assert len(set(values)) == 3
+    assert all(0.05 <= value <= 0.95 for value in values)
+    assert found.tuning == "tpe[trials=3,over=[c],seed=3,lr=none]"
+    best = min(Store(config.results / ".trials").records(), key=lambda r: r.values["selection"]["score"])
+    assert f"c={best.values['spec']['weighting']['parameters']['c']}" in found.weight
+    Experiment(replace(found, baseline=False, seeds=(3,)), registry).execute(Watcher(), lambda: False)
+    (table,) = build(Store(config.results)).tables
+    assert [row.label for row in table.rows] == ["hps+cagrad (tuned, 3 trials)"]
+    for text, message in (
+        ("cc=0:1", "cagrad has no parameter 'cc'. Did you mean 'c'"),
+        ("c=1:0", "expected name=low:high"),
+    ):
+        with pytest.raises(MtlbenchError, match=message.replace("?", r"\?")):
+            search(replace(config, weight="cagrad"), registry, 1, ranges=dict([Range.parse(text)]))
+    with pytest.raises(MtlbenchError, match="'tuning' is over c, which is no parameter of ew"):
+        Experiment(replace(config, weight="ew", tuning=found.tuning), registry)
+
+
 def test_a_tuned_learning_rate_is_trained_with_and_stands_in_the_same_table(
     config: RunConfig, registry: Registry
 ) -> None:
@@ -148,11 +178,11 @@ def test_failed_trials_are_told_and_lose(config: RunConfig, registry: Registry) 
         return [*states, *(State(job, "failed", reason="it broke") for job in jobs[:bad])]
 
     lines: list[str] = []
-    found = tune(config, 3, False, registry, lambda jobs: execute(jobs, 2), lines.append)
+    found = tune(config, 3, False, {}, registry, lambda jobs: execute(jobs, 2), lines.append)
     assert [("failed: it broke" in line) for line in lines] == [True, True, False]
     assert found.weight != "fixed[weights=[1.0,1.0]]"
     with pytest.raises(RunFailedError, match=r"all 3 trials of hps\+fixed failed: it broke"):
-        tune(config, 3, False, registry, lambda jobs: execute(jobs, 3), lines.append)
+        tune(config, 3, False, {}, registry, lambda jobs: execute(jobs, 3), lines.append)
     with pytest.raises(MtlbenchError, match=r"one task .mask. leaves no weights to tune"):
         search(replace(config, tasks=("mask",)), registry, 3)
 
@@ -162,7 +192,7 @@ def test_failed_trials_are_told_and_lose(config: RunConfig, registry: Registry) 
     [
         ("grid[trials=3,over=[lr]]", "'tuning' must be such as tpe"),
         ("tpe[trials=0,over=[weights]]", "'tuning' needs trials >= 1"),
-        ("tpe[trials=3,over=[depth]]", "'tuning' is over weights, lr or both"),
+        ("tpe[trials=3,over=[lr,lr],lr=0.1]", "'tuning' is over lr, parameters of the weighting or both"),
         ("tpe[trials=3,over=[lr]]", "'tuning' names lr where it is over lr"),
         ("tpe[trials=3,over=[lr],lr=-1.0]", "'tuning': lr must be finite and above 0"),
     ],
