@@ -79,10 +79,11 @@ def tune(
 
     ``fixed`` without weights is searched over its weights (log-uniform, then scaled to add up to the number
     of tasks), everything else over the parameters that ``ranges`` names; both over the learning rate, too,
-    with ``with_lr`` or where there is nothing else to search. The best trial has the lowest selection score, by which every run selects its epoch: the geometric mean of the
-    validation losses. Trials are runs with the first seed, and the search (Optuna's TPE, Bergstra et al.
-    2011) is drawn from that seed, so the same call finds them in the store. The first `RANDOM` are handed out
-    together, the others one by one: how many run at once changes no trial.
+    with ``with_lr`` or where there is nothing else to search. The best trial has the lowest selection score,
+    by which every run selects its epoch: the geometric mean of the validation losses. Trials are runs with
+    the first seed, and the search (Optuna's TPE, Bergstra et al. 2011) is drawn from that seed, so the same
+    call finds them in the store. The first `RANDOM` are handed out together, the others one by one: how many
+    run at once changes no trial.
 
     Raises `RunFailedError` where every trial failed.
     """
