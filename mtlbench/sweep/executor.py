@@ -28,6 +28,10 @@ class Executor(ABC):
     def room(self) -> bool:
         """Say whether another attempt can start now; asked only while a job waits."""
 
+    def adopt(self, state: State) -> bool:
+        """Take over an attempt at the job that an earlier sweep has left under way; False where there is none."""
+        return False
+
     @abstractmethod
     def start(self, state: State) -> None:
         """Let a process train the job, in its settings' results folder or so that its record gets there.
@@ -75,12 +79,13 @@ class Executor(ABC):
             while not stopped() and waiting and self.room() and (state := _take(waiting)) is not None:
                 if state.look():  # another sweep has made it meanwhile
                     continue
-                if state.job.experiment.store.held(state.job.run_id):
-                    state.busy()
-                    waiting.append(state)
-                    continue
                 state.attempt()
-                self.start(state)
+                if not self.adopt(state):
+                    if state.job.experiment.store.held(state.job.run_id):
+                        state.busy()
+                        waiting.append(state)
+                        continue
+                    self.start(state)
                 running += 1
             for state, death in self.poll():
                 running -= 1

@@ -160,18 +160,29 @@ class Slurm(Executor):
         self.attempts: list[_Attempt] = []
         self.accepted = False
         self.refused: list[State] = []
+        self.ended: set[str] = set()
         self.next = self.again = 0.0
 
     def room(self) -> bool:
         """Say whether the queue may take another job."""
         return len(self.attempts) < self.jobs and time.monotonic() >= self.again
 
-    def start(self, state: State) -> None:
-        """Put a job into the queue, or take over the one that a sweep that was killed has left there."""
+    def adopt(self, state: State) -> bool:
+        """Take over the job that a sweep that was killed or stopped has left in the queue."""
         folder = self.folder / state.job.run_id
-        state.state = "queued"
+        for file in folder.glob("*_submitted.pkl"):
+            job: submitit.Job[str | None] = self.kind.job_class(folder, file.name.partition("_")[0])
+            if job.job_id in self.ended or job.paths.result_pickle.exists():
+                continue
+            if job.state in ("PENDING", "RUNNING"):
+                self._watch(state, job)
+                return True
+        return False
+
+    def start(self, state: State) -> None:
+        """Put a job into the queue."""
         try:
-            job = self._left(folder) or self._submit(folder, state)
+            job = self._submit(self.folder / state.job.run_id, state)
         except (FailedJobError, FailedSubmissionError) as error:
             why = str(error).strip().splitlines()[-1:] or ["no reason given"]
             if not self.accepted:
@@ -181,7 +192,7 @@ class Slurm(Executor):
             self.refused.append(state)
             return
         self.accepted = True
-        self.attempts.append(_Attempt(state, job))
+        self._watch(state, job)
 
     def poll(self) -> Iterator[tuple[State, str | None]]:
         """Read the logs and see which jobs are over."""
@@ -195,6 +206,7 @@ class Slurm(Executor):
             self._hear(attempt)
             if over:
                 self.attempts.remove(attempt)
+                self.ended.add(attempt.job.job_id)
                 yield attempt.state, self._death(attempt)
         self.next = time.monotonic() + POLL
 
@@ -219,12 +231,9 @@ class Slurm(Executor):
         with contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the error
             return executor.submit(train, worker.dump(state.job.config))
 
-    def _left(self, folder: Path) -> submitit.Job[str | None] | None:
-        for file in folder.glob("*_submitted.pkl"):
-            job: submitit.Job[str | None] = self.kind.job_class(folder, file.name.partition("_")[0])
-            if job.state in ("PENDING", "RUNNING"):
-                return job
-        return None
+    def _watch(self, state: State, job: submitit.Job[str | None]) -> None:
+        state.state = "queued"  # until it says that it has started
+        self.attempts.append(_Attempt(state, job))
 
     def _hear(self, attempt: _Attempt) -> None:
         """Read on in the log; its last line may not be whole yet."""

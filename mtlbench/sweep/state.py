@@ -71,8 +71,9 @@ class State:
             notice(event["text"])
 
     def busy(self) -> None:
-        """Queue a job again that another process trains."""
+        """Queue a job again that another process trains: that was no attempt."""
         self.state, self.busy_until = "queued", time.monotonic() + AGAIN
+        self.tries -= 1
 
     def ended(self, death: str | None, notice: Callable[[str], None], retries: int) -> bool:
         """Take note of the end of an attempt; True where the job is queued again.
@@ -83,7 +84,6 @@ class State:
         if self.look():
             return False
         if death is None and self.error is None:
-            self.tries -= 1
             self.busy()
             return True
         if death is None:

@@ -99,19 +99,19 @@ def tune(
     tasks, known = run.tasks, run.weighting.parameters
     if weights and ranges:
         raise MtlbenchError("--search: 'fixed' without weights is searched over its weights")
-    for name, found in ranges.items():
+    for name, limits in ranges.items():
         if name not in known:
             raise MtlbenchError(
                 f"--search: {run.weighting.plugin.name} has no parameter '{name}'.{did_you_mean(name, known)}"
             )
-        found.check(name, known[name])
+        limits.check(name, known[name])
     if weights and len(tasks) == 1:
         raise MtlbenchError(f"one task ({tasks[0]}) leaves no weights to tune; choose several with --tasks")
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=first, n_startup_trials=RANDOM))
     names = [f"weight {task}" for task in tasks] if weights else []
-    asis = {name: known[name] for name, found in ranges.items() if found.low <= known[name] <= found.high}
+    asis = {name: known[name] for name, limits in ranges.items() if limits.low <= known[name] <= limits.high}
     study.enqueue_trial(asis | dict.fromkeys([*names, *(["lr"] if "lr" in over else [])], 1.0))
     best: tuple[float, RunConfig] | None = None
     reason = None
@@ -163,8 +163,8 @@ def _settings(
         scaled = [float(f"{len(tasks) * weight / math.fsum(drawn):.4g}") for weight in drawn]
         changes["weight"] = format_spec("fixed", {"weights": scaled})
     if ranges:
-        drawn_here = {name: found.draw(trial, name, known[name]) for name, found in ranges.items()}
-        changes["weight"] = format_spec(Spec.parse(base.weight).name, {**known, **drawn_here})
+        own = {name: limits.draw(trial, name, known[name]) for name, limits in ranges.items()}
+        changes["weight"] = format_spec(Spec.parse(base.weight).name, {**known, **own})
     if "lr" in over:
         changes["lr"] = float(f"{base.lr * factor('lr'):.4g}")
     return replace(base, **changes)
