@@ -29,7 +29,7 @@ class Executor(ABC):
         """Say whether another attempt can start now; asked only while a job waits."""
 
     def adopt(self, state: State) -> bool:
-        """Take over an attempt at the job that an earlier sweep has left under way; False where there is none."""
+        """Take over an attempt that an earlier sweep has left under way; False where there is none."""
         return False
 
     @abstractmethod
