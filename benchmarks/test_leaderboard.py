@@ -51,5 +51,5 @@ def test_build(benchmark: Any, tables: Tables, tmp_path: Path, records: int) -> 
             after.children_user + after.children_system - before.children_user - before.children_system
         )
 
-    benchmark.pedantic(build, rounds=2 if tables.quick else 3)
+    benchmark.pedantic(build, rounds=1 if tables.quick else 2)
     tables.cell(TABLE, "`leaderboard build`", f"{records:,} records", f"{min(spent):.1f}")

@@ -110,10 +110,13 @@ def test_filter_counts_and_the_state_is_in_the_address(visit: Open) -> None:
     assert all(name.startswith("mmoe") for name in names(tab))
     assert section.locator("[aria-live]").inner_text() == "3 of 11 rows"
     section.locator("thead button").nth(0).click()
+    section.locator("tbody th a").nth(1).click()
     fragment = tab.evaluate("location.hash")
     again = visit(fragment=fragment)
     assert names(again) == names(tab) == sorted(names(tab))
     assert again.locator("section.board").first.locator("input").input_value() == "mmoe"
+    opened = again.locator("tr.open details").get_attribute("id")
+    assert opened == tab.locator("tr.open details").get_attribute("id")
 
 
 def test_a_row_unfolds_to_every_seed_and_the_command_can_be_copied(visit: Open) -> None:
@@ -189,6 +192,13 @@ def test_points_of_the_plot_lead_to_their_rows(visit: Open) -> None:
     assert "%" in point.get_attribute("aria-label")
     target = point.get_attribute("href")
     assert tab.locator(f"details{target}").count() == 1
+    # What the filter hides is shown when a point asks for it.
+    tab.locator("section.board").first.locator("input").fill("no such row")
+    assert names(tab) == []
+    point.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator(f"tr.open details{target}").is_visible()
+    assert tab.evaluate("document.activeElement.getAttribute('href')") == target
 
 
 def test_five_thousand_rows_sort_in_time(visit: Open, tmp_path: Path) -> None:
