@@ -272,6 +272,6 @@ def test_they_are_not_averaged_nor_reused(of: str, experiment: Callable[..., Any
 
 
 def test_two_batches_cannot_be_brought_to_one_footing(experiment: Callable[..., Any]) -> None:
-    with pytest.raises(MtlbenchError, match="--scale sum: FORUM weighs two batches"):
+    with pytest.raises(MtlbenchError, match="--scale sum: forum weighs two batches"):
         experiment(weight="forum", scale="sum")
     experiment(weight="moml", scale="sum")
