@@ -9,6 +9,7 @@ from mtlbench.errors import MtlbenchError
 from mtlbench.registry import Registry
 from mtlbench.sweep.grid import label, plan, read
 from mtlbench.sweep.local import slots
+from mtlbench.sweep.state import State
 from mtlbench.sweep.worker import dump, load
 
 
@@ -89,6 +90,32 @@ def test_every_run_and_every_baseline_once(registry: Registry, tmp_path: Path, t
     for job in (found.jobs[0], found.jobs[-1]):
         again = Experiment(job.config, registry)
         assert again.look(again.runs(job.run.seed)[0])[0] == job.run_id
+
+
+def test_what_a_process_tells_gives_the_time_that_is_left(
+    registry: Registry, tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data": "tiny", "results": tmp_path, "plugin": (tiny_plugin,), "baseline": False}
+    state = State(plan(read(None, settings), registry).jobs[0])
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    told: list[str] = []
+    state.attempt()
+    for event in (
+        {"event": "started", "total": 50, "done": 20},  # it goes on from a checkpoint
+        {"event": "notice", "text": "look"},
+    ):
+        state.hear(event, told.append)
+    assert (state.state, state.remaining, told) == ("running", None, ["look"])
+    clock[0] += 8
+    state.hear({"event": "step", "done": 24, "epoch": 3}, told.append)
+    assert state.remaining == 2 * (50 - 24)
+    assert state.ended("it was lost", told.append, retries=1)
+    assert (state.state, told[-1]) == ("queued", "hps + ew, seed 0: it was lost; it is started once more")
+    state.attempt()
+    state.hear({"event": "error", "text": "no such file"}, told.append)
+    assert not state.ended(None, told.append, retries=1)
+    assert (state.state, state.reason, state.record) == ("failed", "no such file", None)
 
 
 def test_where_nothing_can_run_the_first_reason_is_told(registry: Registry, tmp_path: Path) -> None:
