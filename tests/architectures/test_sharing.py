@@ -556,7 +556,7 @@ def decided(*rows: tuple[float, float]) -> AdaShare:
     architecture = AdaShare(unet, (A, B, C), sparsity=0.3, sharing=0.7)
     with torch.no_grad():
         for choice, row in zip(architecture.choices, rows, strict=True):
-            choice.copy_(torch.tensor(row))
+            choice.copy_(torch.tensor(row) / 10)  # a logit is ten times its parameter
     return architecture
 
 
@@ -582,7 +582,7 @@ def test_adashare_follows_the_choices_and_runs_what_is_shared_once() -> None:
     shortcuts = (4 * 8 + 2 * 8) + (8 * 16 + 2 * 16)
     assert count(architecture) == count(unet()) + shortcuts + 3 * 2
     for reading in architecture(x).readings:
-        p = architecture.choices["abc".index(str(reading.task))].detach().sigmoid()
+        p = (10 * architecture.choices["abc".index(str(reading.task))].detach()).sigmoid()
         torch.testing.assert_close(reading.values[0, 0], p[int(reading.place[-1]) - 2])
         assert reading.names == ("run", "skip")
 
