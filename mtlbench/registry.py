@@ -317,6 +317,8 @@ def _plugins_of(file: Path) -> Iterator[Plugin]:
         except BaseException:
             del sys.modules[name]
             raise
+    elif module.__spec__ is not None:
+        module.__file__ = module.__spec__.origin = str(file)  # the same text; where it was read may be gone
     contracts = importlib.import_module("mtlbench.contracts")
     classes: dict[type[Any], str] = {}
     for attribute, value in vars(module).items():

@@ -303,7 +303,13 @@ class Settings:
     file.write_text(text.replace("Child", "Sprout"))
     again = Registry([file]).get("weighting", "sprout")
     assert again.load().__name__ == "Sprout"
-    assert source_digest(again.module) != before
+    after = source_digest(again.module)
+    assert after != before
+    # A copy is the same module too, and serves where the original is gone.
+    (tmp_path / "elsewhere").mkdir()
+    moved = file.rename(tmp_path / "elsewhere" / file.name)
+    assert Registry([moved]).get("weighting", "sprout").load() is again.load()
+    assert source_digest(again.module) == after
 
 
 @pytest.mark.parametrize(
