@@ -22,23 +22,31 @@ BAR, TALL = 110, 34
 """Width and height of a row's bar, in pixels: as high as the row, so that the zero lines make one line."""
 
 
-def _along(value: float, scale: float) -> float:
-    """Return where a value stands on a bar whose ends are -scale and +scale."""
-    return BAR / 2 * (1 + max(-1.0, min(1.0, value / scale)))
+def ends(means: Sequence[float]) -> tuple[float, float]:
+    """Return where the bars of a column begin and end, in %: around zero and all means, with a rim."""
+    low, high = min([0.0, *means]), max([0.0, *means])
+    rim = 0.2 * (high - low) or 1e-9
+    return low - rim, high + rim
 
 
-def bar(summary: Summary, scale: float) -> Markup:
-    """Draw a Δ-MTL from the zero line, with its interval; ``scale`` is where the picture ends, in %."""
-    zero, end, middle = BAR / 2, _along(summary.mean, scale), TALL // 2
+def _along(value: float, between: tuple[float, float]) -> float:
+    """Return where a value stands on a bar."""
+    low, high = between
+    return BAR * (max(low, min(high, value)) - low) / (high - low)
+
+
+def bar(summary: Summary, between: tuple[float, float]) -> Markup:
+    """Draw a Δ-MTL from the zero line, with its interval, on a bar between these `ends`."""
+    zero, end, middle = _along(0, between), _along(summary.mean, between), TALL // 2
     kind = "good" if summary.mean > 0 else "bad"
     path = ""
     if summary.half_width is not None:
         low, high = summary.mean - summary.half_width, summary.mean + summary.half_width
-        path = f"M{_along(low, scale):.1f} {middle}H{_along(high, scale):.1f}"
+        path = f"M{_along(low, between):.1f} {middle}H{_along(high, between):.1f}"
         # An end that lies outside the picture has no cap: the line runs out of it.
         for value in (low, high):
-            if abs(value) < scale:
-                path += f"M{_along(value, scale):.1f} {middle - 3}v6"
+            if between[0] < value < between[1]:
+                path += f"M{_along(value, between):.1f} {middle - 3}v6"
     return Markup(
         f'<svg class="bar" width="{BAR}" height="{TALL}" aria-hidden="true"><rect class="{kind}"'
         f' x="{min(zero, end):.1f}" y="{middle - 6}" width="{abs(end - zero):.1f}" height="12"/>'
@@ -47,13 +55,16 @@ def bar(summary: Summary, scale: float) -> Markup:
     )
 
 
-def ruler(scale: float) -> Markup:
-    """Draw what the bars of a column are read by: the zero line and a round number on either side."""
-    tick = _ticks(0, scale * 0.85)[-1] or scale
+def ruler(between: tuple[float, float]) -> Markup:
+    """Draw what the bars of a column are read by: the zero line and round numbers where there is room."""
+    zero, room = _along(0, between), 11  # half of a number's width
+    places = {tick: _along(tick, between) for tick in _ticks(*between)}
+    fits = [tick for tick, x in places.items() if abs(x - zero) >= 2 * room and room <= x <= BAR - room]
+    shown = {min([0.0, *fits]), 0.0, max([0.0, *fits])}
     parts = [
-        f'<path class="axis" d="M{_along(value, scale):.1f} 14v4"/>'
-        + _text(_along(value, scale), 11, signed(value), "middle")
-        for value in (-tick, 0.0, tick)
+        f'<path class="axis" d="M{_along(value, between):.1f} 14v4"/>'
+        + _text(_along(value, between), 11, signed(value), "middle")
+        for value in sorted(shown)
     ]
     return Markup(f'<svg class="bar" width="{BAR}" height="18" aria-hidden="true">{"".join(parts)}</svg>')
 

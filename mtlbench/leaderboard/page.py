@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from mtlbench.leaderboard import formats
 from mtlbench.leaderboard.board import Board, Row, Seed, Table, uncollected
-from mtlbench.leaderboard.drawing import Point, bar, critical_difference, curves, pareto, ruler
+from mtlbench.leaderboard.drawing import Point, bar, critical_difference, curves, ends, pareto, ruler
 from mtlbench.results.statistics import BLOCKS, LEVEL
 
 MOST_POINTS = 400
@@ -67,8 +67,7 @@ def _hash(text: str) -> str:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    spans = [abs(row.delta.mean) for row in table.rows if row.delta]
-    scale = max([*spans, 1e-9]) * 1.4
+    scale = ends([row.delta.mean for row in table.rows if row.delta])
     ids = [f"run-{table.name}-{place}" for place in range(len(table.rows))]
     heads = [
         _head("method", "ascending", kind="text"),
@@ -132,7 +131,7 @@ def _value(value: float | None) -> str:
     return "" if value is None else repr(formats.number(value))
 
 
-def _row(row: Row, table: Table, scale: float, run: str) -> SimpleNamespace:
+def _row(row: Row, table: Table, scale: tuple[float, float], run: str) -> SimpleNamespace:
     """Return what the page shows of a row; a cell is (value to sort by, text, half-width, class)."""
     delta, standing = row.delta, formats.standing(row)
     cells = [(standing, standing, "", "text best" if row.best else "text")]

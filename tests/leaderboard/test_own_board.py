@@ -19,7 +19,7 @@ if not STORE.is_dir():
 
 
 def test_records_are_sound_pages_are_fresh_and_a_run_reproduces(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Processors of one kind may still differ in what a record does not tell, so here within 5 % is near enough.
+    # Processors of one kind may still differ in what a record does not tell, so within 5 % is enough here.
     monkeypatch.setattr("mtlbench.experiment.describe_processor", lambda: "that of the test")
     found = CliRunner().invoke(cli, ["leaderboard", "ci", str(STORE), "-o", str(PAGES), "--limit", "20"])
     assert found.exit_code == 0, found.output
