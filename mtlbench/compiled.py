@@ -1,0 +1,84 @@
+"""Loops over numbers as machine code, where calls of NumPy would cost more than what they compute."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, TypeVar
+
+import numba
+import platformdirs
+from numba.core.caching import FunctionCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Kept(FunctionCache):
+    """Machine code on disk. What cannot be read is made anew, and what cannot be written is not kept."""
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return super().load_overload(signature, target)
+        except (OSError, EOFError, UnpicklingError):
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, signature: Any, code: Any) -> None:
+        # One writer at a time: numba numbers the files of a function by what it finds.
+        with suppress(OSError), (Path(self.cache_path) / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            super().save_overload(signature, code)
+
+
+def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
+    """Return a decorator: the function becomes machine code at its first call, for the types that it is given.
+
+    The function is of the part of Python and NumPy that numba knows: loops, scalars, arrays, tuples; it
+    cannot raise what a user is to read, so it returns a status and its caller raises. It does not hold
+    the interpreter's lock. Division by 0 gives infinity or NaN, as in NumPy. The code is kept for the next
+    process, as long as no source of mtlbench changes and the processor is of the same kind.
+
+    reorder: whether sums may be taken in the order that is fastest, always the same one on a kind of processor;
+    else arithmetic is as it is written.
+    """
+    order = {"reassoc", "contract", "nsz"} if reorder else set()
+
+    def decorate(function: Function) -> Function:
+        made: Any = numba.njit(nogil=True, error_model="numpy", fastmath=order)(function)
+        if place := _place():
+            usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, place
+            try:
+                made._cache = _Kept(function)
+            finally:
+                numba.config.CACHE_DIR = usual
+        return made  # type: ignore[no-any-return]
+
+    return decorate
+
+
+@cache
+def _place() -> str:
+    """Return the directory of machine code that was made from these sources; "" where none can be written.
+
+    numba looks at the file of a function alone, and not at those of the functions that it calls.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for room in ("gradients", "solvers"):
+        for file in sorted((package / room).glob("*.py")):
+            digest.update(file.read_bytes())
+    chosen = [Path(os.environ["NUMBA_CACHE_DIR"])] if os.environ.get("NUMBA_CACHE_DIR") else []
+    for folder in (*chosen, package / "__pycache__", platformdirs.user_cache_path("mtlbench")):
+        place = folder / f"compiled-{digest.hexdigest()[:16]}"
+        with suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            if os.access(place, os.W_OK):
+                return str(place)
+    return ""
