@@ -38,14 +38,14 @@ class _Kept(FunctionCache):
 
 
 def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
-    """Return a decorator: the function becomes machine code at its first call, for the types that it is given.
+    """Return a decorator: a function becomes machine code at its first call, for the types it is given.
 
     The function is of the part of Python and NumPy that numba knows: loops, scalars, arrays, tuples; it
     cannot raise what a user is to read, so it returns a status and its caller raises. It does not hold
     the interpreter's lock. Division by 0 gives infinity or NaN, as in NumPy. The code is kept for the next
     process, as long as no source of mtlbench changes and the processor is of the same kind.
 
-    reorder: whether sums may be taken in the order that is fastest, always the same one on a kind of processor;
+    reorder: whether sums may be taken in the order that is fastest, on one kind of processor always the same;
     else arithmetic is as it is written.
     """
     order = {"reassoc", "contract", "nsz"} if reorder else set()
