@@ -19,7 +19,7 @@ from numba.core.caching import FunctionCache
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Kept(FunctionCache):
+class _Kept(FunctionCache):  # type: ignore[misc]
     """Machine code on disk. What cannot be read is made anew, and what cannot be written is not kept."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:
