@@ -1,18 +1,18 @@
 """Gradient surgery in the space of coefficients: PCGrad and GradVac from a Gram matrix.
 
 Every task's gradient is carried as its products with the unit vectors of all tasks. A meeting of two tasks
-reads one product and mostly changes nothing: plain floats are several times faster at that than arrays of a
-handful of numbers.
+reads one product and mostly changes nothing.
 """
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlbench.solvers.gram import cosines_and_lengths, shortest_square
+from mtlbench.compiled import compiled
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
 
 Array = NDArray[np.float64]
 Order = NDArray[np.int64]
@@ -29,17 +29,12 @@ def project_conflicts(gram: Array, order: Order) -> Array:
 
     gram: ``G = J Jᵀ`` ``[T, T]``. order: ``[T, T - 1]``, whose row i lists the partners of task i in the
     order in which it meets them.
+
+    Raises `SolverError` where G is not finite or has a negative diagonal.
     """
-    cosines, lengths = cosines_and_lengths(gram, shortest_square(gram, "pcgrad"))
-    rows, sizes = cosines.tolist(), lengths.tolist()
-    added = [0.0] * len(rows)
-    for products, size, partners in zip(rows, sizes, order.tolist(), strict=True):
-        for j in partners:
-            product = products[j]
-            if product < 0:
-                added[j] -= size * product
-                products = [a - product * b for a, b in zip(products, rows[j], strict=True)]
-    weights: Array = 1 + np.array(added) / lengths
+    weights, solved = _project_conflicts(gram, order)
+    if not solved:
+        raise failure("pcgrad", gram, inf, 0)
     return weights
 
 
@@ -50,36 +45,79 @@ def vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[A
     partner j (column); where a cosine is below, a multiple of g_j is added that brings it there. beta: how
     far targets move towards the cosine that was found. A gradient of length 0, or one that its partners
     have cancelled, has no cosine: it is left as it is, and so is its target.
+
+    Raises `SolverError` where G is not finite or has a negative diagonal.
     """
-    cosines, lengths = cosines_and_lengths(gram, shortest := shortest_square(gram, "gradvac"))
-    rows, sizes, moved = cosines.tolist(), lengths.tolist(), targets.tolist()
-    absent = set() if shortest > 0 else set((gram.diagonal() == 0).nonzero()[0].tolist())
-    added = [0.0] * len(rows)
-    for i, partners in enumerate(order.tolist()):
-        if i in absent:
+    weights, moved, solved = _vaccinate(gram, order, targets, float(beta))
+    if not solved:
+        raise failure("gradvac", gram, inf, 0)
+    return weights, moved
+
+
+@compiled()
+def others_by_draw(draws: Array) -> Order:
+    """Return ``[T, T - 1]``: in row i all others than i, in the order of their ``draws`` ``[T, T]``."""
+    count = len(draws)
+    order = np.empty((count, count - 1), dtype=np.int64)
+    for i in range(count):
+        placed = 0
+        for j in range(count):
+            if j != i:
+                place = placed
+                while place > 0 and draws[i, order[i, place - 1]] > draws[i, j]:
+                    order[i, place] = order[i, place - 1]
+                    place -= 1
+                order[i, place] = j
+                placed += 1
+    return order
+
+
+@compiled()
+def _project_conflicts(gram: Array, order: Order) -> tuple[Array, bool]:
+    count, shortest = len(gram), least_square(gram)
+    if not shortest >= 0:
+        return np.ones(count), False
+    cosines, lengths = cosines_and_lengths(gram, shortest)
+    added, products = np.zeros(count), np.empty(count)
+    for i in range(count):
+        products[:] = cosines[i]
+        for j in order[i]:
+            product = products[j]
+            if product < 0:
+                added[j] -= lengths[i] * product
+                for k in range(count):
+                    products[k] -= product * cosines[j, k]
+    return 1 + added / lengths, True
+
+
+@compiled()
+def _vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[Array, Array, bool]:
+    count, shortest, moved = len(gram), least_square(gram), targets.copy()
+    if not shortest >= 0:
+        return np.ones(count), moved, False
+    cosines, lengths = cosines_and_lengths(gram, shortest)
+    added, products = np.zeros(count), np.empty(count)
+    for i in range(count):
+        if gram[i, i] == 0:
             continue
-        products, targeted, size = rows[i], moved[i], sizes[i]
+        products[:] = cosines[i]
         length = parts = 1.0  # what task i's gradient is a sum of, in units of its own length
-        for j in partners:
-            if j in absent:
+        for j in order[i]:
+            if gram[j, j] == 0:
                 continue
-            found = products[j] / length
-            if found > 1:
-                found = 1.0
-            elif found < -1:
-                found = -1.0
-            target = targeted[j]
-            targeted[j] += beta * (found - target)
-            wanted = target if target < STEEPEST else STEEPEST
+            found = min(max(products[j] / length, -1.0), 1.0)
+            target = moved[i, j]
+            moved[i, j] += beta * (found - target)
+            wanted = min(target, STEEPEST)
             if found < wanted:
                 # The partner's direction leaves what is at right angles to it: length times sine is kept.
                 growth = sqrt((1 - found * found) / (1 - wanted * wanted))
                 step = length * (wanted * growth - found)
                 length *= growth
                 parts += step
-                added[j] += size * step
+                added[j] += lengths[i] * step
                 if length <= _VANISHED * parts:
                     break  # cancelled: without a direction it has a cosine with nobody
-                products = [a + step * b for a, b in zip(products, rows[j], strict=True)]
-    weights: Array = 1 + np.array(added) / lengths
-    return weights, np.array(moved)
+                for k in range(count):
+                    products[k] += step * cosines[j, k]
+    return 1 + added / lengths, moved, True

@@ -59,18 +59,23 @@ class GradVac(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
-        order, products = partner_order(len(self.active), self.generator), gram.numpy()
+        products = gram.numpy()
+        order = partner_order(products.shape[-1], self.generator)
         if not len(self.targets):
             self.targets = self.targets.new_zeros(products[..., 0, 0].size, *self.targets.shape[1:])
+        targets = self.targets.numpy()
         if products.ndim == 2:
-            return torch.from_numpy(self._block(products, order, 0))
-        return torch.from_numpy(np.stack([self._block(each, order, k) for k, each in enumerate(products)]))
+            return torch.from_numpy(self._block(products, order, targets[0]))
+        each = [self._block(block, order, targets[k]) for k, block in enumerate(products)]
+        return torch.from_numpy(np.stack(each))
 
-    def _block(self, products: Array, order: Order, block: int) -> Array:
-        """Return the weights of one block, whose targets then follow."""
-        targets, active = self.targets.numpy()[block], self.active.numpy()
-        pairs = ... if len(active) == len(targets) else np.ix_(active, active)
-        weights, targets[pairs] = vaccinate(products, order, targets[pairs], self.beta)
+    def _block(self, products: Array, order: Order, targets: Array) -> Array:
+        """Return the weights of one block, whose ``targets`` then follow."""
+        if len(products) == len(targets):
+            weights, targets[:] = vaccinate(products, order, targets, self.beta)
+        else:
+            pairs = np.ix_(active := self.active.numpy(), active)
+            weights, targets[pairs] = vaccinate(products, order, targets[pairs], self.beta)
         return weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -6,11 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.contracts import Need, Weighting
-from mtlbench.solvers.surgery import project_conflicts
+from mtlbench.solvers.surgery import Order, others_by_draw, project_conflicts
 
 _ONLY_ORDER = np.array([[1], [0]])
 
@@ -43,11 +42,9 @@ class PCGrad(Weighting):
         return torch.from_numpy(project_conflicts(gram.numpy(), order))
 
 
-def partner_order(count: int, generator: torch.Generator) -> NDArray[np.int64]:
+def partner_order(count: int, generator: torch.Generator) -> Order:
     """Return ``[count, count - 1]``: in row i all others than i, in a random order of their own."""
     if count == 2:
         return _ONLY_ORDER
-    draws = torch.rand(count, count, dtype=torch.float64, generator=generator).numpy()
-    draws.flat[:: count + 1] = 2.0  # every row's last is its own task
-    order: NDArray[np.int64] = draws.argsort(1)[:, : count - 1]
-    return order
+    draws = torch.rand(count, count, dtype=torch.float64, generator=generator)
+    return others_by_draw(draws.numpy())
