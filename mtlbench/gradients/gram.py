@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mtlbench.gradients import kernels
 from mtlbench.gradients.precision import at_least_float32
 
 Gradient = Sequence[Tensor | None]
 """One task's gradient, a tensor for each parameter; None where the task does not reach it."""
 
-CHUNK = 1 << 15
-"""Elements that one dot product sums in float32 before the sum goes on in float64. Of ten million random
-elements it is then off by 2e-8, relative to the longest gradient; chunks of a few tasks stay in the cache."""
-
 PIECE = 1 << 13
-"""Elements that a product of matrices sums in float32, less exactly than a dot product does: of two million
-random elements it is then off by 2e-8."""
+"""Elements that torch's product of matrices sums in float32: of two million random elements it is then off by
+2e-8."""
 
 SMALL = 1 << 12
-"""Elements below which gradients of several parameters are joined: the calls cost more than the copies."""
-
-FEW = 105
-"""Dot products up to which they are faster than the product of stacked gradients: those of 14 tasks."""
+"""Elements below which gradients of several parameters are joined for torch: calls cost more than copies."""
 
 WIDE = 1 << 20
-"""Elements of each gradient that are stacked at a time where NumPy does not go, as on a GPU."""
-
-Array = NDArray[Any]
+"""Elements of each gradient that are stacked for torch at a time."""
 
 
 def gram(jacobian: Sequence[Gradient], *, diagonal: bool = False) -> Tensor:
@@ -44,8 +33,10 @@ def gram(jacobian: Sequence[Gradient], *, diagonal: bool = False) -> Tensor:
     """
     size = len(jacobian)
     total: Tensor | None = None
-    for reached, vectors in _vectors(jacobian).items():
-        block = _products(vectors, vectors, diagonal)
+    for reached, rows in (groups := _grouped(jacobian)).items():
+        block = _products(rows, rows, diagonal)
+        if len(groups) == 1 and len(reached) == size:
+            return block.cpu()
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
         if len(reached) == size:
@@ -60,12 +51,11 @@ def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:
     """Return J₁ J₂ᵀ, float64 ``[T, T]`` on the CPU, for twice T gradients of equal structure."""
     size = len(first)
     total: Tensor | None = None
-    for reached, vectors in _vectors([*first, *second]).items():
+    for reached, parameters in _grouped([*first, *second]).items():
         rows, columns = [i for i in reached if i < size], [i - size for i in reached if i >= size]
         if not rows or not columns:
             continue
-        left, right = [v[: len(rows)] for v in vectors], [v[len(rows) :] for v in vectors]
-        block = _products(left, right)
+        block = _products([p[: len(rows)] for p in parameters], [p[len(rows) :] for p in parameters])
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
         total[
@@ -74,81 +64,51 @@ def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
 
 
-def _vectors(jacobian: Sequence[Gradient]) -> dict[tuple[int, ...], list[list[Tensor]]]:
-    """Return the gradients of each parameter as vectors, by which tasks reach it; small ones are joined."""
+def _grouped(jacobian: Sequence[Gradient]) -> dict[tuple[int, ...], list[list[Tensor]]]:
+    """Return the gradients of each parameter, those of all tasks alike in memory, by which tasks reach it."""
     found: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
-    small: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
     for parts in zip(*jacobian, strict=True):
         present = [part for part in parts if part is not None]
-        if not present or not present[0].numel():
-            continue
-        reached = tuple(i for i, part in enumerate(parts) if part is not None)
-        (small if present[0].numel() < SMALL else found)[reached].append(_flat(present))
-    for reached, group in small.items():
-        found[reached].append([torch.cat(column) for column in zip(*group, strict=True)])
+        if present and present[0].numel():
+            reached = tuple(i for i, part in enumerate(parts) if part is not None)
+            found[reached].append(present if _alike(present) else [part.contiguous() for part in present])
     return found
 
 
-def _flat(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Return gradients of one parameter as vectors, in the order of memory where all share a layout."""
-    if parts[0].dim() == 4 and all(part.is_contiguous(memory_format=torch.channels_last) for part in parts):
-        parts = [part.permute(0, 2, 3, 1) for part in parts]  # a view: reshape then copies nothing
-    return [part.detach().reshape(-1) for part in parts]
+def _alike(parts: Sequence[Tensor]) -> bool:
+    """Say whether gradients of one parameter have their elements in one order of memory, without gaps."""
+    return (
+        all(part.is_contiguous() for part in parts)
+        or all(part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last) for part in parts)
+        or all(part.dim() == 2 and part.t().is_contiguous() for part in parts)
+    )
 
 
-_Vectors = Sequence[Sequence[Tensor]]
-_Arrays = Sequence[Sequence[Array]]
-
-
-def _products(rows: _Vectors, columns: _Vectors, diagonal: bool = False) -> Tensor:
+def _products(rows: kernels.Rows, columns: kernels.Rows, diagonal: bool = False) -> Tensor:
     """Return the products of each task's row with each column, float64 ``[rows, columns]`` on their device.
 
-    rows: of each parameter, equally long vectors. columns: the rows themselves make the answer symmetric, bit
-    for bit. diagonal: whether the rest may be left 0.
+    rows: of each parameter, equally long gradients. columns: the rows themselves make the answer symmetric,
+    bit for bit. diagonal: whether the rest may be left 0.
     """
-    same, known = columns is rows, (torch.float32, torch.float64)
-    some = [vectors[0] for vectors in (*rows, *columns)]
-    if all(vector.device.type == "cpu" and vector.dtype in known for vector in some):
-        # NumPy's BLAS multiplies vectors faster than torch's, and forms half of a symmetric product.
-        left = [[row.numpy() for row in vectors] for vectors in rows]
-        right = left if same else [[column.numpy() for column in vectors] for vectors in columns]
-        first, second = len(rows[0]), len(columns[0])
-        if diagonal or (first * (first + 1) // 2 if same else first * second) <= FEW:
-            return _by_pairs(left, right, diagonal)
-        products = _by_matrices(left, right)
-    else:
-        products = _by_torch(rows, columns)
+    same = columns is rows
+    if kernels.suits(rows) and (same or kernels.suits(columns)):
+        return torch.from_numpy(kernels.products(rows, columns, diagonal=diagonal))
+    with torch.no_grad():
+        left = _joined(rows)
+        products = _by_torch(left, left if same else _joined(columns))
     # Some processors sum the two triangles in different orders, and solvers read both as one.
     return (products + products.T) / 2 if same else products
 
 
-def _by_pairs(rows: _Arrays, columns: _Arrays, diagonal: bool) -> Tensor:
-    same = columns is rows
-    products = [[0.0] * len(columns[0]) for _ in rows[0]]
-    for vectors, others in zip(rows, columns, strict=True):
-        for at in range(0, len(vectors[0]), CHUNK):
-            left = [row[at : at + CHUNK] for row in vectors]
-            right = left if same else [column[at : at + CHUNK] for column in others]
-            for i, (part, line) in enumerate(zip(left, products, strict=True)):
-                for j in range(i if same else 0, i + 1 if diagonal else len(right)):
-                    line[j] += float(part.dot(right[j]))
-    for i in range(len(products) if same else 0):
-        for j in range(i):
-            products[i][j] = products[j][i]
-    return torch.tensor(products, dtype=torch.float64)
+def _joined(rows: kernels.Rows) -> list[list[Tensor]]:
+    """Return gradients as vectors; small ones of several parameters make one."""
+    vectors = [[torch.as_strided(part, (part.numel(),), (1,)) for part in parts] for parts in rows]
+    small = [parts for parts in vectors if len(parts[0]) < SMALL]
+    large = [parts for parts in vectors if len(parts[0]) >= SMALL]
+    return [*large, *([[torch.cat(column) for column in zip(*small, strict=True)]] if small else [])]
 
 
-def _by_matrices(rows: _Arrays, columns: _Arrays) -> Tensor:
-    products = np.zeros((len(rows[0]), len(columns[0])))
-    for vectors, others in zip(rows, columns, strict=True):
-        for at in range(0, len(vectors[0]), PIECE):
-            left = np.stack([row[at : at + PIECE] for row in vectors])
-            right = left if columns is rows else np.stack([column[at : at + PIECE] for column in others])
-            products += left.dot(right.T)
-    return torch.from_numpy(products)
-
-
-def _by_torch(rows: _Vectors, columns: _Vectors) -> Tensor:
+def _by_torch(rows: kernels.Rows, columns: kernels.Rows) -> Tensor:
     size = len(rows[0]), len(columns[0])
     products = torch.zeros(size, dtype=torch.float64, device=rows[0][0].device)
     for vectors, others in zip(rows, columns, strict=True):
@@ -171,18 +131,17 @@ def combine(jacobian: Sequence[Gradient], weights: Sequence[float]) -> list[Tens
     combined: list[Tensor | None] = []
     groups: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
     for parts in zip(*jacobian, strict=True):
-        reached = [i for i, part in enumerate(parts) if part is not None]
         present = [part for part in parts if part is not None]
         combined.append(present[0] if present else None)
-        if present and present[0].numel() < CHUNK:
-            groups[tuple(reached)].append(present)
-        elif present:
-            present[0].mul_(weights[reached[0]])
-            for task, part in zip(reached[1:], present[1:], strict=True):
-                present[0].add_(part, alpha=weights[task])
-    for group_reached, group in groups.items():  # many small ones: one call for each task
-        totals, *others = ([*column] for column in zip(*group, strict=True))
-        torch._foreach_mul_(totals, weights[group_reached[0]])
-        for task, column in zip(group_reached[1:], others, strict=True):
-            torch._foreach_add_(totals, column, alpha=weights[task])
+        if present:
+            groups[tuple(i for i, part in enumerate(parts) if part is not None)].append(present)
+    for reached, rows in groups.items():
+        own = [weights[task] for task in reached]
+        if kernels.suits(rows) and all(map(_alike, rows)):
+            kernels.combine(rows, own)
+            continue
+        totals, *others = ([*column] for column in zip(*rows, strict=True))
+        torch._foreach_mul_(totals, own[0])
+        for weight, column in zip(own[1:], others, strict=True):
+            torch._foreach_add_(totals, column, alpha=weight)
     return combined

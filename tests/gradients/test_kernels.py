@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from mtlbench.gradients import combine, cross_gram, gram, kernels
+
+
+def _rows(tasks: int, lengths: list[int], dtype: torch.dtype, seed: int = 0) -> list[list[torch.Tensor]]:
+    draw = torch.Generator().manual_seed(seed)
+    return [[torch.randn(length, generator=draw, dtype=dtype) for length in lengths] for _ in range(tasks)]
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_length_around_blocks_and_stretches(tasks: int, dtype: torch.dtype) -> None:
+    edge = kernels.STRETCH
+    lengths = [1, 511, 512, 513, edge - 1, edge, edge + 1]
+    rows, others = _rows(tasks, lengths, dtype), _rows(tasks + 1, lengths, dtype, seed=1)
+    dense, second = (torch.stack([torch.cat(row) for row in r]).double() for r in (rows, others))
+    close = 1e-5 if dtype == torch.float32 else 1e-12
+    size = dense.norm(dim=1)
+    assert ((gram(rows) - dense @ dense.T).abs() <= close * size[:, None] * size).all()
+    both = [*zip(*others, strict=True)]
+    found = torch.from_numpy(kernels.products([*zip(*rows, strict=True)], both))
+    assert ((found - dense @ second.T).abs() <= close * dense.norm() * second.norm()).all()
+    weights = torch.randn(tasks, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    summed = torch.cat([part for part in combine(rows, weights.tolist()) if part is not None])
+    assert summed.data_ptr() != rows[0][0].data_ptr()
+    torch.testing.assert_close(summed.double(), weights @ dense, rtol=0, atol=10 * close)
+    assert torch.equal(torch.cat(rows[0]), summed)  # written over the first row
+
+
+def test_sums_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "THREAD", 1 << 16)
+    usual, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            rows, others = (
+                _rows(3, [300_001, 70_000, 3], torch.float32),
+                _rows(3, [300_001, 70_000, 3], torch.float32, 1),
+            )
+            found.append((gram(rows), cross_gram(rows, others), combine(rows, [0.3, -1.0, 2.0])))
+    finally:
+        torch.set_num_threads(usual)
+    for products, crossed, summed in found[1:]:
+        assert torch.equal(products, found[0][0])
+        assert torch.equal(crossed, found[0][1])
+        for part, first in zip(summed, found[0][2], strict=True):
+            assert part is not None
+            assert first is not None
+            assert torch.equal(part, first)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "THREAD", 1 << 10)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rows = _rows(2, [200_000], torch.float32)
+        expected = gram(rows)
+        if (child := os.fork()) == 0:
+            os._exit(0 if torch.equal(gram(rows), expected) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    rows = _rows(3, [1000], torch.float32)
+    rows[1][0][700] = bad
+    products = gram(rows)
+    assert not products[1].isfinite().any()
+    assert products[[0, 2]][:, [0, 2]].isfinite().all()
+    (summed,) = combine(rows, [1.0, 0.0, 1.0])
+    assert summed is not None
+    assert not summed[700].isfinite()
+
+
+def test_layouts_that_all_tasks_share_are_summed_in_place() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = [torch.randn(4, 3, 5, 5, generator=draw).to(memory_format=torch.channels_last) for _ in range(2)]
+    tables = [torch.randn(6, 7, generator=draw).t() for _ in range(2)]
+    gaps = [torch.randn(6, 14, generator=draw)[:, ::2] for _ in range(2)]
+    rows = [[images[i], tables[i], gaps[i]] for i in range(2)]
+    wanted = [2 * a.double() - b.double() for a, b in zip(*rows, strict=True)]
+    products = sum(float((a.double() * b.double()).sum()) for a, b in zip(*rows, strict=True))
+    assert float(gram(rows)[0, 1]) == pytest.approx(products, rel=1e-6)
+    for part, want, place in zip(combine(rows, [2.0, -1.0]), wanted, rows[0], strict=True):
+        assert part is place
+        torch.testing.assert_close(part.double(), want, rtol=1e-5, atol=1e-6)
