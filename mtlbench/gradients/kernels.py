@@ -40,7 +40,7 @@ tasks fit into the innermost cache. A multiple of them makes a stretch."""
 
 _EVERY, _UPPER, _DIAGONAL = 0, 1, 2
 
-_ZEROS = {torch.float32: np.zeros(1, np.float32), torch.float64: np.zeros(1)}
+_ZEROS: dict[torch.dtype | None, Array] = {torch.float32: np.zeros(1, np.float32), torch.float64: np.zeros(1)}
 """A 0 of every precision for which there is code."""
 
 
@@ -74,7 +74,7 @@ def products(rows: Rows, columns: Rows, *, diagonal: bool = False) -> NDArray[np
 def combine(rows: Rows, weights: Sequence[float]) -> None:
     """Write over the first task's gradients the sum of all times their ``weights`` ``[T]``; see `suits`."""
     places, lengths = _addresses(rows)
-    factors = np.array(weights, _ZEROS[rows[0][0].dtype].dtype)
+    factors: Array = np.array(weights, _ZEROS[rows[0][0].dtype].dtype)
     _divide(
         lambda share, shares: _write_sums(places, lengths, factors, share, shares),
         len(weights) * _stretches(lengths) * STRETCH,
@@ -102,7 +102,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="gradients")
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _pointer(context: Any, address: Any) -> Any:
     """Return an integer as a pointer."""
 
