@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +24,40 @@ class NonnegativeLosses(Weighting):
 
     def read(self, losses: Tensor) -> Tensor:
         """Return the losses ``[T]`` as float64 without their graph. Raises `RunFailedError` for one < 0."""
-        values = losses.detach().double()
-        if bool((values < 0).any()):
-            worst = int(values.argmin())
-            raise RunFailedError(
-                f"{type(self).__name__} takes losses >= 0, but the loss of"
-                f" {self.task_names[int(self.active[worst])]} is {float(values[worst]):g};"
-                " use a loss that is never negative, or another weighting, such as ew"
-            )
-        return values
+        self.recall(losses)
+        return losses.detach().double()
+
+    def recall(self, losses: Tensor, *states: Tensor) -> list[Any]:
+        """Return the losses ``[T_active]`` and each of ``states`` as (nested) lists of plain floats.
+
+        Of a handful of numbers plain arithmetic is faster than tensors are. From a device they come in one
+        piece, so that it is waited for once. Raises `RunFailedError` for a loss < 0.
+        """
+        asked = [losses.detach(), *states]
+        if losses.device.type != "cpu":
+            joined = torch.cat([tensor.flatten() for tensor in asked]).cpu()
+            pieces = torch.split(joined, [tensor.numel() for tensor in asked])
+            asked = [piece.view_as(tensor) for piece, tensor in zip(pieces, asked, strict=True)]
+        found = [tensor.tolist() for tensor in asked]
+        for place, value in enumerate(found[0]):
+            if value < 0:
+                raise RunFailedError(
+                    f"{type(self).__name__} takes losses >= 0, but the loss of"
+                    f" {self.task_names[self.places[place]]} is {value:g};"
+                    " use a loss that is never negative, or another weighting, such as ew"
+                )
+        return found
+
+    @property
+    def places(self) -> Sequence[int]:
+        """The indices of the active tasks."""
+        places: list[int] = self.active.tolist()
+        return places
+
+    def keep(self, states: Sequence[Tensor], rows: Sequence[Sequence[float]]) -> None:
+        """Write ``rows``, each ``[T]``, into the buffers ``states``. No device is waited for."""
+        for state, row in zip(states, rows, strict=True):
+            state.copy_(torch.tensor(row, dtype=state.dtype), non_blocking=True)
 
     def buffer(self, name: str, value: float = 0.0, rows: tuple[int, ...] = ()) -> None:
         """Register a float64 buffer ``[*rows, T]`` filled with ``value``, a part of the checkpoint."""
@@ -38,14 +65,24 @@ class NonnegativeLosses(Weighting):
         self.register_buffer(name, torch.full(shape, value, dtype=torch.float64))
 
 
-def inverse(values: Tensor) -> Tensor:
-    """Return ``1 / values``, and 0 for a value of 0: a task without a loss has nothing to learn."""
-    return torch.where(values > 0, 1 / values, 0)
+def inverse(value: float) -> float:
+    """Return ``1 / value``, and 0 for a value of 0: a task without a loss has nothing to learn."""
+    return 1 / value if value > 0 else 0.0
 
 
-def like(weights: Tensor, losses: Tensor) -> Tensor:
-    """Return float64 weights in the dtype of the losses, cut where they leave its range."""
-    return weights.clamp(max=torch.finfo(losses.dtype).max).to(losses.dtype)
+def softmax(scores: Sequence[float]) -> list[float]:
+    """Return ``exp(scores)`` over their sum."""
+    top = max(scores)
+    powers = [math.exp(score - top) for score in scores]
+    total = sum(powers)
+    return [power / total for power in powers]
+
+
+def like(weights: Sequence[float], losses: Tensor) -> Tensor:
+    """Return weights as a tensor like the losses, cut where they leave its range. No device is waited for."""
+    largest = torch.finfo(losses.dtype).max
+    cut = torch.tensor([min(weight, largest) for weight in weights], dtype=losses.dtype)
+    return cut.to(losses.device, non_blocking=True)
 
 
 class RecentMeans(nn.Module):
@@ -67,11 +104,11 @@ class RecentMeans(nn.Module):
         self.register_buffer("history", torch.full((rows, tasks), torch.nan, dtype=torch.float64))
         self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
 
-    def step(self, values: Tensor, active: Tensor) -> None:
-        """Take the losses of one step, float64 ``[T_active]``."""
+    def step(self, losses: Tensor, active: Tensor) -> None:
+        """Take the losses of one step, ``[T_active]``."""
         if self.window is not None:
             row = torch.full_like(self.history[0], torch.nan)
-            row[active] = values
+            row[active] = losses.detach().to(row)
             self._push(row)
 
     def epoch(self, losses: Tensor) -> None:
@@ -84,7 +121,10 @@ class RecentMeans(nn.Module):
         self.history[-1] = row
         self.rows += 1
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Return the earlier and the later means ``[T]``; NaN where there is none, or not enough yet."""
-        earlier, later = self.history.view(2, -1, self.history.shape[1]).nanmean(1)
-        return torch.where(self.rows < len(self.history), torch.nan, earlier), later
+    def forward(self) -> Tensor:
+        """Return the earlier and the later means ``[2, T]``; NaN where there is none, or not enough yet."""
+        if self.window is None:
+            return self.history
+        means = self.history.view(2, -1, self.history.shape[1]).nanmean(1)
+        means[0] = torch.where(self.rows < len(self.history), torch.nan, means[0])
+        return means

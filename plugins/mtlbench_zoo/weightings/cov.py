@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from mtlbench.contracts import Task
@@ -44,18 +44,22 @@ class CoV(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``, which enter the statistics after that."""
-        values, here = self.read(losses), self.active
-        count, mean, spread = self.count[here], self.ratio_mean[here], self.ratio_spread[here]
-        variation = (spread / count + _EPSILON).sqrt() / mean
-        known = (count >= 2).all()
-        weights = torch.where(known, variation / variation.sum(), 1 / len(values))
+        states = [self.count, self.loss_mean, self.ratio_mean, self.ratio_spread]
+        values, *rows = self.recall(losses, *states)
+        counts, means, ratio_means, spreads = rows
+        places = self.places
+        weights = [1 / len(values)] * len(values)
+        if min(counts[i] for i in places) >= 2:
+            weights = [math.sqrt(spreads[i] / counts[i] + _EPSILON) / ratio_means[i] for i in places]
+            total = sum(weights)
+            weights = [weight / total for weight in weights]
 
-        earlier = self.loss_mean[here]
-        ratio = torch.where(earlier > 0, values / earlier, 1)
-        count = count + 1
-        moved = mean + (ratio - mean) / count
-        self.count[here] = count
-        self.loss_mean[here] = earlier + (values - earlier) / count
-        self.ratio_spread[here] = spread + (ratio - mean) * (ratio - moved)
-        self.ratio_mean[here] = moved
+        for i, value in zip(places, values, strict=True):
+            ratio = value / means[i] if means[i] > 0 else 1.0
+            counts[i] += 1
+            means[i] += (value - means[i]) / counts[i]
+            distance = ratio - ratio_means[i]
+            ratio_means[i] += distance / counts[i]
+            spreads[i] += distance * (ratio - ratio_means[i])
+        self.keep(states, rows)
         return like(weights, losses)

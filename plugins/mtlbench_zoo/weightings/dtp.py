@@ -58,11 +58,16 @@ class DTP(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``, which enter the indicators before that."""
-        values, here = self.read(losses), self.active
-        first = self.first[here].where(self.first[here] > 0, values)
-        now = -torch.where(first > 0, -values / first, 0).expm1()
-        past = self.shortfall[here]
-        shortfall = torch.where(past.isnan(), now, past + self.alpha * (now - past))
-        self.first[here], self.shortfall[here] = first, shortfall
-        bounded = shortfall.clamp(max=1 - 2.0**-53)
-        return like(-(bounded**self.gamma) * (-bounded).log1p(), losses)
+        states = [self.first, self.shortfall]
+        values, *rows = self.recall(losses, *states)
+        first, shortfall = rows
+        weights = []
+        for i, value in zip(self.places, values, strict=True):
+            first[i] = first[i] if first[i] > 0 else value
+            now = -math.expm1(-value / first[i]) if first[i] > 0 else 0.0
+            past = shortfall[i]
+            shortfall[i] = now if math.isnan(past) else past + self.alpha * (now - past)
+            bounded = min(shortfall[i], 1 - 2.0**-53)
+            weights.append(-(bounded**self.gamma) * math.log1p(-bounded))
+        self.keep(states, rows)
+        return like(weights, losses)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from mtlbench.contracts import Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, RecentMeans, like
+from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, RecentMeans, like, softmax
 
 
 class DWA(NonnegativeLosses):
@@ -42,10 +42,12 @@ class DWA(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
-        self.recent.step(self.read(losses), self.active)
-        earlier, later = self.recent()
-        rate = torch.where(earlier > 0, later / earlier, 1).nan_to_num(nan=1.0)[self.active]
-        return like(len(losses) * (rate / self.temperature).softmax(0), losses)
+        self.recent.step(losses, self.active)
+        values, (earlier, later) = self.recall(losses, self.recent())
+        rates = [later[i] / earlier[i] if earlier[i] > 0 else 1.0 for i in self.places]
+        largest = sys.float_info.max
+        shares = softmax([min(1.0 if math.isnan(r) else r, largest) / self.temperature for r in rates])
+        return like([len(values) * share for share in shares], losses)
 
     def after_epoch(self, losses: Tensor) -> None:
         """Take the epoch's mean losses ``[T]``."""

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from mtlbench.contracts import Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, like
+from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, like, softmax
 from mtlbench_zoo.weightings._state import Adam
 
 
@@ -54,11 +53,13 @@ class FAMO(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
-        values = self.read(losses)
-        self.before[self.active] = values
-        scores = self.logits[self.active] - values.log()
-        none = values == 0
-        weights = scores.masked_fill(none, -torch.inf).softmax(0).masked_fill(none, 0)
+        values, before, logits = self.recall(losses, self.before, self.logits)
+        scores = []
+        for i, value in zip(self.places, values, strict=True):
+            before[i] = value
+            scores.append(-math.inf if value == 0 else logits[i] - math.log(value))
+        self.keep([self.before], [before])
+        weights = softmax(scores) if any(values) else [0.0] * len(values)
         return like(weights, losses)
 
     def after_step(self, losses: Callable[[], Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from torch import Tensor
@@ -27,8 +28,8 @@ class GLS(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
-        values = self.read(losses)
-        positive = values > 0
-        count = positive.sum().clamp(min=1)
-        mean = values.where(positive, 1).log().sum() / count
-        return like(mean.exp() * inverse(values) / count, losses)
+        (values,) = self.recall(losses)
+        logarithms = [math.log(value) for value in values if value > 0]
+        count = max(len(logarithms), 1)
+        worth = math.exp(sum(logarithms) / count) / count
+        return like([worth * inverse(value) for value in values], losses)

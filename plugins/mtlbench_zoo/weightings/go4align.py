@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from mtlbench.contracts import Task
@@ -51,16 +49,33 @@ class GO4Align(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``, which enter the shares before that."""
-        values, past = self.read(losses), self.log_share[self.active]
-        shares = (past - self.step_size * values).log_softmax(0)
+        values, log_share = self.recall(losses, self.log_share)
+        places = self.places
+        past = [log_share[i] for i in places]
+        moved = [share - self.step_size * value for share, value in zip(past, values, strict=True)]
         # Together they keep what they had, so that a task without labels neither gains nor loses.
-        self.log_share[self.active] = shares + past.logsumexp(0)
-        indicators = (shares.exp() * values.sum() * inverse(values)).numpy(force=True)
-        weights = np.zeros_like(indicators)
-        member = values.numpy(force=True) > 0
-        member &= np.isfinite(indicators)  # a loss of inf; the training loop will tell
-        if member.any():
-            group = kmeans_1d(indicators[member], self.groups)
-            means = np.bincount(group, indicators[member]) / np.bincount(group)
-            weights[member] = means[group]
-        return like(torch.from_numpy(weights).to(values), losses)
+        had, have = _log_sum_exp(past), _log_sum_exp(moved)
+        for i, share in zip(places, moved, strict=True):
+            log_share[i] = share - have + had
+        self.keep([self.log_share], [log_share])
+        risk = sum(values)
+        indicators = [
+            math.exp(share - have) * risk * inverse(value) for share, value in zip(moved, values, strict=True)
+        ]
+        weights = [0.0] * len(values)
+        # A loss may be infinite; the training loop will tell.
+        members = [i for i, value in enumerate(values) if value > 0 and math.isfinite(indicators[i])]
+        if members:
+            group = kmeans_1d([indicators[i] for i in members], self.groups)
+            totals, sizes = [0.0] * len(members), [0] * len(members)
+            for i, label in zip(members, group, strict=True):
+                totals[label] += indicators[i]
+                sizes[label] += 1
+            for i, label in zip(members, group, strict=True):
+                weights[i] = totals[label] / sizes[label]
+        return like(weights, losses)
+
+
+def _log_sum_exp(logarithms: Sequence[float]) -> float:
+    top = max(logarithms)
+    return top + math.log(sum(math.exp(value - top) for value in logarithms))

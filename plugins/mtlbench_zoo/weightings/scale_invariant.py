@@ -24,4 +24,5 @@ class ScaleInvariant(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
-        return like(inverse(self.read(losses)), losses)
+        (values,) = self.recall(losses)
+        return like([inverse(value) for value in values], losses)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from mtlbench.contracts import Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, RecentMeans, like
+from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, RecentMeans, like, softmax
 
 
 class SoftAdapt(NonnegativeLosses):
@@ -57,16 +57,22 @@ class SoftAdapt(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
-        self.recent.step(self.read(losses), self.active)
-        earlier, later = (mean[self.active] for mean in self.recent())
-        slope = (later - earlier).nan_to_num(nan=0.0)
+        self.recent.step(losses, self.active)
+        _, means = self.recall(losses, self.recent())
+        earlier, later = ([mean[i] for i in self.places] for mean in means)
+        slopes = [after - before for before, after in zip(earlier, later, strict=True)]
+        slopes = [slope if math.isfinite(slope) else 0.0 for slope in slopes]
         if self.normalize:
-            slope = slope / slope.abs().sum().clamp(min=torch.finfo(slope.dtype).tiny)
-        weights = (self.beta * slope).softmax(0)
-        if self.loss_weighted:
-            weighted = weights * later.where(later.isfinite(), later.nanmean())
-            known = earlier.isfinite().any() & (weighted.sum() > 0)
-            weights = torch.where(known, weighted / weighted.sum(), weights)
+            length = max(sum(map(abs, slopes)), sys.float_info.min)
+            slopes = [slope / length for slope in slopes]
+        weights = softmax([self.beta * slope for slope in slopes])
+        known = [mean for mean in later if math.isfinite(mean)]
+        if self.loss_weighted and known and any(map(math.isfinite, earlier)):
+            usual = sum(known) / len(known)
+            factors = [mean if math.isfinite(mean) else usual for mean in later]
+            weighted = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
+            if (total := sum(weighted)) > 0:
+                weights = [weight / total for weight in weighted]
         return like(weights, losses)
 
     def after_epoch(self, losses: Tensor) -> None:

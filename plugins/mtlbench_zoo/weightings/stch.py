@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mtlbench.contracts import Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, inverse, like
+from mtlbench_zoo.weightings._nonnegative import NonnegativeLosses, inverse, like, softmax
 
 
 class STCH(NonnegativeLosses):
@@ -52,12 +53,15 @@ class STCH(NonnegativeLosses):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the losses ``[T]``."""
-        values = self.read(losses)
-        nadir = self.nadir[self.active]
-        tiny = torch.finfo(values.dtype).tiny
-        height = torch.where(nadir > 0, values.clamp(min=tiny).log() - nadir.log(), 0)
-        share = len(values) * (height / self.mu).softmax(0)
-        return like(torch.where(self.epochs > self.warmup, share, 1) * inverse(values), losses)
+        values, nadir = self.recall(losses, self.nadir)
+        # Until it is measured the nadir is NaN, and all shares are alike.
+        heights = [
+            math.log(max(value, sys.float_info.min)) - math.log(nadir[i]) if nadir[i] > 0 else 0.0
+            for i, value in zip(self.places, values, strict=True)
+        ]
+        shares = softmax([height / self.mu for height in heights])
+        pairs = zip(shares, values, strict=True)
+        return like([len(values) * share * inverse(value) for share, value in pairs], losses)
 
     def after_epoch(self, losses: Tensor) -> None:
         """Take the epoch's mean losses ``[T]``: the nadir, where it is due."""
