@@ -31,8 +31,8 @@ Rows = Sequence[Sequence[Tensor]]
 STRETCH = 1 << 16
 """Elements of a parameter that one thread takes at a time."""
 
-THREAD = 1 << 20
-"""Elements of all gradients that are worth a thread."""
+MANY = 1 << 23
+"""Elements of all gradients from which on threads share them: with fewer, an idle core wakes up too late."""
 
 _BLOCK = 1 << 9
 """Elements that are summed in the gradients' own precision before the sum goes on in float64; those of a few
@@ -89,7 +89,7 @@ def _addresses(rows: Rows) -> tuple[Addresses, Addresses]:
 
 def _divide(work: Callable[[int, int], None], elements: int) -> None:
     """Do all shares of ``work(share, shares)``, several at a time where there are many elements."""
-    threads = 1 if elements < 2 * THREAD else min(torch.get_num_threads(), elements // THREAD)
+    threads = torch.get_num_threads() if elements >= MANY else 1
     others = [_pool(os.getpid(), threads).submit(work, share, threads) for share in range(1, threads)]
     work(0, threads)
     for other in others:
