@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
 
-from mtlbench.solvers.gram import cosines_and_lengths, not_reached, shortest_square
-from mtlbench.solvers.min_norm import min_norm_point
-from mtlbench.solvers.nonnegative import ROUNDING, block_pivoting, lawson_hanson
+from mtlbench.compiled import compiled
+from mtlbench.solvers.cholesky import factorise, substitute
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.min_norm import solve_min_norm
+from mtlbench.solvers.nonnegative import ROUNDING, block_pivoting, lawson_hanson, product
 
 Array = NDArray[np.float64]
 
@@ -40,18 +41,29 @@ def conflict_averse_correction(gram: Array, radius: float, *, tol: float = 1e-9)
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    problem = _Ball.of(gram, radius)
-    if problem is None:
-        return np.zeros(len(gram))
-    residual = math.inf
-    for method in (_pivot, _newton):
-        found = method(problem)
-        if found is not None:
-            unknowns, progress = found
-            residual = problem.residual(unknowns, progress)
-            if residual <= tol:
-                return unknowns * problem.factor
-    raise not_reached("conflict_averse_correction", residual, tol)
+    correction, residual = _solve(gram, float(radius), tol)
+    if not residual <= tol:
+        raise failure("conflict_averse_correction", gram, residual, tol)
+    return correction
+
+
+@compiled()
+def _solve(gram: Array, radius: float, tol: float) -> tuple[Array, float]:
+    """Return z and its residual, NaN where the matrix cannot be solved."""
+    count, shortest = len(gram), least_square(gram)
+    if not shortest >= 0:
+        return np.zeros(count), np.nan
+    ball = _ball(gram, radius, shortest)
+    if ball.radius == 0:
+        return np.zeros(count), 0.0
+    unknowns, progress, found = _pivot(ball)
+    residual = _residual(ball, unknowns, progress) if found else np.inf
+    if not residual <= tol:
+        unknowns, progress, found = _newton(ball, tol)
+        residual = _residual(ball, unknowns, progress) if found else np.inf
+    for i in range(count):
+        unknowns[i] *= ball.factor[i]
+    return unknowns, residual
 
 
 class _Ball(NamedTuple):
@@ -70,146 +82,229 @@ class _Ball(NamedTuple):
     radius: float
     factor: Array
 
-    @classmethod
-    def of(cls, gram: Array, radius: float) -> _Ball | None:
-        """Return the problem, or None where the ball is a point within rounding."""
-        shortest = shortest_square(gram, "conflict_averse_correction")
-        cosines, lengths = cosines_and_lengths(gram, shortest)
-        parts = np.sqrt(gram.diagonal()) / len(gram)
-        mean = cosines.dot(parts)
-        length = math.sqrt(max(float(parts.dot(mean)), 0.0))
-        if radius == 0 or length <= _UNRESOLVED * np.add.reduce(parts):
-            return None
-        if shortest > 0:
-            bound = math.sqrt(shortest) / lengths
-        else:
-            present = gram.diagonal() > 0
-            bound = np.where(present, lengths[present].min() / lengths, 0.0)
-        return cls(cosines, mean / length, bound, radius, length / lengths)
 
-    def residual(self, unknowns: Array, progress: float) -> float:
-        """Return how far from optimal the unknowns are, relative to their sum, 0 at the optimum.
-
-        The ball may have room left where ``progress``, ν, is 0: nothing better is feasible or unique.
-        """
-        products = self.cosines.dot(unknowns)
-        size = np.add.reduce(unknowns)
-        error = np.minimum(unknowns, products + self.mean - progress * self.bound)
-        outside = float(unknowns.dot(products)) - self.radius**2
-        if progress == 0:
-            outside = max(outside, 0.0)
-        # rounding errors of a square are relative to the square of the sum: they count 1e-5 of the others
-        ball = abs(outside) / (self.radius**2 + 1e-5 * size**2)
-        return float(max(np.maximum.reduce(np.abs(error)) / (1 + size), ball))
-
-    def on(self, chosen: NDArray[np.intp]) -> tuple[Array, float] | None:
-        """Return unknowns (of ``chosen``) and ν where only those may be positive; None: they depend.
-
-        Where the support's plane stays out of the ball, ν is the one of the plane that comes nearest.
-        """
-        bound, mean = self.bound.take(chosen), self.mean.take(chosen)
-        _, solutions, info = dposv(
-            self.cosines.take(chosen, 0).take(chosen, 1), np.column_stack((bound, mean))
-        )
-        if info != 0:
-            return None
-        along, across = solutions.T
-        square, product = bound.dot(along), bound.dot(across)
-        room = product * product - square * (mean.dot(across) - self.radius**2)
-        progress = (product + math.sqrt(max(room, 0.0))) / square
-        return progress * along - across, progress
+@compiled()
+def _ball(gram: Array, radius: float, shortest: float) -> _Ball:
+    """Return the problem, with a radius of 0 where the ball is a point within rounding."""
+    count = len(gram)
+    cosines, lengths = cosines_and_lengths(gram, shortest)
+    parts, mean = np.empty(count), np.empty(count)
+    for i in range(count):
+        parts[i] = math.sqrt(gram[i, i]) / count
+    total, square, least = 0.0, 0.0, np.inf
+    for i in range(count):
+        mean[i] = product(cosines[i], parts)
+        total += parts[i]
+        square += parts[i] * mean[i]
+        if gram[i, i] > 0:
+            least = min(least, lengths[i])
+    length = math.sqrt(max(square, 0.0))
+    if length <= _UNRESOLVED * total:
+        return _Ball(cosines, mean, mean, 0.0, lengths)
+    bound, factor = np.empty(count), np.empty(count)
+    for i in range(count):
+        mean[i] /= length
+        bound[i] = least / lengths[i] if gram[i, i] > 0 else 0.0
+        factor[i] = length / lengths[i]
+    return _Ball(cosines, mean, bound, radius, factor)
 
 
-def _pivot(problem: _Ball) -> tuple[Array, float] | None:
-    """Exchange all wrong indices of a support at once while that helps; give up (None) where it does not."""
-    count = len(problem.mean)
-    if not problem.bound.all():
-        return None
-    passive = np.ones(count, dtype=bool)
-    fewest, patience = count + 1, 3
-    while patience:
-        chosen = passive.nonzero()[0]
-        found = problem.on(chosen) if len(chosen) else None
-        if found is None:
-            return None
-        unknowns, progress = np.zeros(count), found[1]
-        unknowns[chosen] = found[0]
-        slack = problem.cosines.dot(unknowns) + problem.mean - progress * problem.bound
-        wrong = np.where(passive, unknowns, slack) < -ROUNDING
-        amount = int(np.count_nonzero(wrong))
-        if amount == 0:
-            unknowns = np.maximum(unknowns, 0)
-            stationary = problem.radius <= _UNRESOLVED * np.add.reduce(unknowns)
-            return None if stationary else (unknowns, progress)
-        if amount < fewest:
-            fewest, patience = amount, 3
+@compiled()
+def _residual(ball: _Ball, unknowns: Array, progress: float) -> float:
+    """Return how far from optimal the unknowns are, relative to their sum, 0 at the optimum.
+
+    The ball may have room left where ``progress``, ν, is 0: nothing better is feasible or unique.
+    """
+    error, size, outside = 0.0, 0.0, -(ball.radius**2)
+    for i in range(len(unknowns)):
+        along = product(ball.cosines[i], unknowns)
+        wrong = abs(min(unknowns[i], along + ball.mean[i] - progress * ball.bound[i]))
+        size += unknowns[i]
+        outside += unknowns[i] * along
+        if wrong > error or math.isnan(wrong):
+            error = wrong
+    if progress == 0:
+        outside = max(outside, 0.0)
+    # rounding errors of a square are relative to the square of the sum: they count 1e-5 of the others
+    sphere = abs(outside) / (ball.radius**2 + 1e-5 * size**2)
+    error /= 1 + size
+    return error if error > sphere or math.isnan(error) else sphere
+
+
+@compiled()
+def _on(ball: _Ball, passive: NDArray[np.bool_], unknowns: Array, factor: Array) -> tuple[float, bool]:
+    """Write the unknowns where only those of ``passive`` may be positive; return ν, and whether they exist.
+
+    Where the support's plane stays out of the ball, ν is the one of the plane that comes nearest. factor:
+    ``[T, T]`` to work with. False where no index is passive or their gradients depend on each other.
+    """
+    chosen, count = np.empty(len(passive), np.int64), 0
+    along, across = np.empty(len(passive)), np.empty(len(passive))
+    for i in range(len(passive)):
+        if passive[i]:
+            chosen[count], along[count], across[count] = i, ball.bound[i], ball.mean[i]
+            count += 1
+    if count == 0 or not factorise(ball.cosines, chosen[:count], factor):
+        return np.nan, False
+    substitute(factor, along[:count])
+    substitute(factor, across[:count])
+    square, mixed, other = 0.0, 0.0, -(ball.radius**2)
+    for i in range(count):
+        square += ball.bound[chosen[i]] * along[i]
+        mixed += ball.bound[chosen[i]] * across[i]
+        other += ball.mean[chosen[i]] * across[i]
+    progress = (mixed + math.sqrt(max(mixed * mixed - square * other, 0.0))) / square
+    unknowns.fill(0.0)
+    for i in range(count):
+        unknowns[chosen[i]] = progress * along[i] - across[i]
+    return progress, True
+
+
+@compiled()
+def _pivot(ball: _Ball) -> tuple[Array, float, bool]:
+    """Exchange all wrong indices of a support at once while that helps; False where it does not."""
+    count = len(ball.mean)
+    unknowns, factor, passive = np.empty(count), np.empty((count, count)), np.ones(count, np.bool_)
+    fewest, patience, progress = count + 1, 3, np.nan
+    for i in range(count):
+        if ball.bound[i] == 0:
+            return unknowns, progress, False
+    while patience > 0:
+        progress, found = _on(ball, passive, unknowns, factor)
+        if not found:
+            break
+        wrong = 0
+        for i in range(count):
+            value = unknowns[i]
+            if not passive[i]:
+                value = product(ball.cosines[i], unknowns) + ball.mean[i] - progress * ball.bound[i]
+            if value < -ROUNDING:
+                passive[i] = not passive[i]
+                wrong += 1
+        if wrong == 0:
+            size = _clip(unknowns)
+            return unknowns, progress, ball.radius > _UNRESOLVED * size  # else they are stationary
+        if wrong < fewest:
+            fewest, patience = wrong, 3
         else:
             patience -= 1
-        passive ^= wrong
-    return None
+    return unknowns, progress, False
 
 
-def _newton(problem: _Ball) -> tuple[Array, float] | None:
+@compiled()
+def _clip(unknowns: Array) -> float:
+    """Set to 0 what is negative, and return the sum of the rest."""
+    size = 0.0
+    for i in range(len(unknowns)):
+        unknowns[i] = max(unknowns[i], 0.0)
+        size += unknowns[i]
+    return size
+
+
+@compiled()
+def _newton(ball: _Ball, tol: float) -> tuple[Array, float, bool]:
     """Follow the convex function ``|Jᵀ z(ν)|`` from the right to where it is the radius."""
-    progress = 0.0
-    unknowns = _nearest(problem, progress)
-    if unknowns is None:
-        return None
-    if problem.cosines.dot(unknowns).dot(unknowns) <= problem.radius**2:
-        if not problem.bound.all():
-            return unknowns, progress
-        start = _upper_bound(problem)
-        if start is None:
-            return unknowns, progress
-        progress = start
+    count, progress = len(ball.mean), 0.0
+    unknowns, found = _nearest(ball, progress)
+    if not found:
+        return unknowns, progress, False
+    if _square(ball.cosines, unknowns) <= ball.radius**2:
+        progress = _upper_bound(ball, tol)
+        if progress == 0:
+            return unknowns, progress, True
+    candidate, factor, passive = np.empty(count), np.empty((count, count)), np.empty(count, np.bool_)
     for _ in range(100):
-        unknowns = _nearest(problem, progress)
-        if unknowns is None:
-            return None
-        chosen = unknowns.nonzero()[0]
-        exact = problem.on(chosen) if len(chosen) else None
-        if exact is not None:
-            candidate = np.zeros_like(unknowns)
-            candidate[chosen] = np.maximum(exact[0], 0)
-            if problem.residual(candidate, exact[1]) <= 1e-12:
-                return candidate, exact[1]
-        length = math.sqrt(max(float(problem.cosines.dot(unknowns).dot(unknowns)), 0.0))
-        if length <= problem.radius * (1 + 1e-12):
+        unknowns, found = _nearest(ball, progress)
+        if not found:
+            return unknowns, progress, False
+        for i in range(count):
+            passive[i] = unknowns[i] != 0
+        exact, found = _on(ball, passive, candidate, factor)
+        if found:
+            _clip(candidate)
+            if _residual(ball, candidate, exact) <= 1e-12:
+                return candidate, exact, True
+        length = math.sqrt(max(_square(ball.cosines, unknowns), 0.0))
+        if length <= ball.radius * (1 + 1e-12):
             break
-        progress -= (length - problem.radius) * length / float(problem.bound.dot(unknowns))
-    return unknowns, progress
+        progress -= (length - ball.radius) * length / product(ball.bound, unknowns)
+    return unknowns, progress, True
 
 
-def _nearest(problem: _Ball, progress: float) -> Array | None:
+@compiled()
+def _square(cosines: Array, unknowns: Array) -> float:
+    """Return the squared length of a sum of unit gradients."""
+    square = 0.0
+    for i in range(len(unknowns)):
+        square += unknowns[i] * product(cosines[i], unknowns)
+    return square
+
+
+@compiled()
+def _nearest(ball: _Ball, progress: float) -> tuple[Array, bool]:
     """Return the unknowns of the vector nearest to the mean gradient whose progress is ν or more.
 
     A least-distance problem: with ``h = ν ρ - β`` the unknowns are ``v / (1 - hᵀ v)`` for the minimiser
     ``v >= 0`` of ``vᵀ (C + h hᵀ) v / 2 - hᵀ v`` (Lawson & Hanson 1974, chapter 23.4), which is bounded also
-    where gradients depend on each other. None where no such vector exists within rounding.
+    where gradients depend on each other. False where no such vector exists within rounding.
     """
-    wanted = progress * problem.bound - problem.mean
-    if not (wanted > ROUNDING).any():
-        return np.zeros_like(wanted)
-    matrix = problem.cosines + wanted[:, None] * wanted
-    for solve in (block_pivoting, lawson_hanson):
-        ray = solve(matrix, wanted)
-        if ray is not None and (rest := 1 - float(wanted.dot(ray))) > ROUNDING:
-            unknowns = ray / rest
-            error = np.minimum(unknowns, problem.cosines.dot(unknowns) - wanted)
-            if np.abs(error).max() <= 1e-10 * (1 + np.add.reduce(unknowns)):
-                return unknowns
-    return None
+    count, wanting = len(ball.mean), False
+    wanted, matrix = np.empty(count), np.empty((count, count))
+    for i in range(count):
+        wanted[i] = progress * ball.bound[i] - ball.mean[i]
+        wanting = wanting or wanted[i] > ROUNDING
+    if not wanting:
+        return np.zeros(count), True
+    for i in range(count):
+        for j in range(count):
+            matrix[i, j] = ball.cosines[i, j] + wanted[i] * wanted[j]
+    ray, ended = block_pivoting(matrix, wanted)
+    if ended and _from_ray(ball.cosines, wanted, ray):
+        return ray, True
+    ray = lawson_hanson(matrix, wanted)
+    return ray, _from_ray(ball.cosines, wanted, ray)
 
 
-def _upper_bound(problem: _Ball) -> float | None:
-    """Return a ν that is too large or just right; None where the gradients' hull contains 0.
+@compiled()
+def _from_ray(cosines: Array, wanted: Array, ray: Array) -> bool:
+    """Turn v of `_nearest` into unknowns, in its place; return whether they are a solution."""
+    rest, size, error = 1 - product(wanted, ray), 0.0, 0.0
+    if not rest > ROUNDING:
+        return False
+    for i in range(len(ray)):
+        ray[i] /= rest
+        size += ray[i]
+    for i in range(len(ray)):
+        wrong = abs(min(ray[i], product(cosines[i], ray) - wanted[i]))
+        if wrong > error or math.isnan(wrong):
+            error = wrong
+    return error <= 1e-10 * (1 + size)
+
+
+@compiled()
+def _upper_bound(ball: _Ball, tol: float) -> float:
+    """Return a ν that is too large or just right; 0 where the gradients' hull contains 0.
 
     Every w of the simplex bounds ν by ``g_wᵀ g_0 + c |g_0| |g_w|``: tried are the tasks and the shortest g_w.
     """
-    lengths = problem.bound.min() / problem.bound  # longest is 1
-    weights = min_norm_point(problem.cosines * np.multiply.outer(lengths, lengths)) * lengths
-    shortest = math.sqrt(max(float(problem.cosines.dot(weights).dot(weights)), 0.0))
-    if shortest <= _UNRESOLVED * np.add.reduce(weights):
-        return None
-    together = (problem.mean.dot(weights) + problem.radius * shortest) / problem.bound.min()
-    return float(min(together, ((problem.mean + problem.radius) / problem.bound).min()))
+    count, least = len(ball.bound), ball.bound.min()
+    if least == 0:
+        return 0.0
+    lengths, gram = np.empty(count), np.empty((count, count))  # the longest is 1
+    for i in range(count):
+        lengths[i] = least / ball.bound[i]
+    for i in range(count):
+        for j in range(count):
+            gram[i, j] = ball.cosines[i, j] * (lengths[i] * lengths[j])
+    weights, residual = solve_min_norm(gram, tol)
+    if not residual <= tol:
+        return np.nan
+    for i in range(count):
+        weights[i] *= lengths[i]
+    shortest = math.sqrt(max(_square(ball.cosines, weights), 0.0))
+    if shortest <= _UNRESOLVED * weights.sum():
+        return 0.0
+    bound = (product(ball.mean, weights) + ball.radius * shortest) / least
+    for i in range(count):
+        bound = min(bound, (ball.mean[i] + ball.radius) / ball.bound[i])
+    return bound

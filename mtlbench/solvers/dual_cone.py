@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlbench.solvers.gram import cosines_and_lengths, not_reached, shortest_square
-from mtlbench.solvers.nonnegative import ROUNDING, block_pivoting, lawson_hanson
+from mtlbench.compiled import compiled
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.nonnegative import block_pivoting, lawson_hanson, product
 
 Array = NDArray[np.float64]
 
@@ -26,70 +27,64 @@ def dual_cone_projection(gram: Array, weights: Array, *, tol: float = 1e-9) -> A
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    cosines, lengths = cosines_and_lengths(gram, shortest_square(gram, "dual_cone_projection"))
-    # A row of `starts` is of order one whatever the lengths: it holds what each unit gradient counts.
-    starts = weights * lengths
-    sizes = np.add.reduce(starts, axis=-1, keepdims=True)
-    starts /= np.where(sizes > 0, sizes, 1.0)
-    slacks = starts.dot(cosines)
-    added = _added(cosines, slacks, tol) * sizes / lengths
-    projections: Array = weights + added
-    return projections
+    projections, residual = _project(gram, weights.reshape(-1, len(gram)), tol)
+    if not residual <= tol:
+        raise failure("dual_cone_projection", gram, residual, tol)
+    return projections.reshape(weights.shape)
 
 
-def _added(cosines: Array, slacks: Array, tol: float) -> Array:
-    """Return the ``v >= 0`` ``[..., T]`` with ``C v + slack >= 0`` and a product of 0, for each row."""
-    if len(cosines) == 2:  # at most one of two vectors' slacks is negative, and filling it opens no other
-        if not (beyond := -1 - cosines.item(0, 1)) <= tol:
-            raise not_reached("dual_cone_projection", beyond, tol)
-        closed_form: Array = np.maximum(-slacks, 0)
-        return closed_form
-    if slacks.ndim == 1:
-        return _pivot_alone(cosines, slacks, tol)
-    added = _pivot_together(cosines, slacks)
-    unsolved = _residual(added, added.dot(cosines) + slacks) > tol
-    for row in unsolved.nonzero()[0]:
-        added[row] = _pivot_alone(cosines, slacks[row], tol)
-    return added
+@compiled()
+def _project(gram: Array, weights: Array, tol: float) -> tuple[Array, float]:
+    """Return the projections ``[K, T]`` and their largest residual, NaN where the matrix cannot be solved."""
+    projections, worst, shortest = weights.copy(), 0.0, least_square(gram)
+    if not shortest >= 0:
+        return projections, np.nan
+    cosines, lengths = cosines_and_lengths(gram, shortest)
+    for row in range(len(weights)):
+        bound, size = _bound(cosines, lengths, weights[row])
+        added, residual = _added(cosines, bound, tol)
+        for i in range(len(gram)):
+            projections[row, i] += added[i] * size / lengths[i]
+        if residual > worst or math.isnan(residual):
+            worst = residual
+    return projections, worst
 
 
-def _pivot_alone(cosines: Array, slack: Array, tol: float) -> Array:
-    """Do so for one row ``[T]``, or raise `SolverError`."""
-    residual = math.inf
-    for solve in (block_pivoting, lawson_hanson):
-        added = solve(cosines, -slack)
-        if added is not None:
-            residual = float(_residual(added, cosines.dot(added) + slack))
-            if residual <= tol:
-                return added
-    raise not_reached("dual_cone_projection", residual, tol)
+@compiled()
+def _added(cosines: Array, bound: Array, tol: float) -> tuple[Array, float]:
+    """Return the ``v >= 0`` ``[T]`` with ``C v - b >= 0`` and a product of 0, and the residual."""
+    if len(bound) == 2:  # at most one of two vectors' slacks is negative, and filling it opens no other
+        return np.maximum(bound, 0.0), -1 - cosines[0, 1]
+    added, ended = block_pivoting(cosines, bound)
+    residual = _residual(cosines, bound, added) if ended else np.inf
+    if not residual <= tol:
+        added = lawson_hanson(cosines, bound)
+        residual = _residual(cosines, bound, added)
+    return added, residual
 
 
-def _pivot_together(cosines: Array, slacks: Array) -> Array:
-    """Solve for all rows of ``slacks`` ``[K, T]`` at once, or say nothing about some; the caller judges.
+@compiled()
+def _bound(cosines: Array, lengths: Array, weights: Array) -> tuple[Array, float]:
+    """Return how far ``Jᵀ w`` is against each unit gradient ``[T]``, in units of a size, and that size.
 
-    The pivoting of `block_pivoting`, where each round solves K systems in one call and goes on with those
-    that are not done: for small T it is calls, not arithmetic, that take the time.
+    The size is what the parts of ``Jᵀ w`` measure together, so that b is of order one whatever their lengths.
     """
-    unit, added = np.eye(len(cosines)), np.zeros_like(slacks)
-    rows, left, passive = np.arange(len(slacks)), slacks, slacks < -ROUNDING
-    for _ in range(2 + len(cosines) // 2):
-        systems = np.where(passive[:, :, None] & passive[:, None, :], cosines, unit)
-        try:
-            found = np.linalg.solve(systems, np.where(passive, -left, 0.0)[:, :, None])[:, :, 0]
-        except np.linalg.LinAlgError:
-            break  # dependent gradients: alone, each row has a method for them
-        added[rows] = found
-        wrong: NDArray[np.bool_] = np.where(passive, found, found.dot(cosines) + left) < -ROUNDING
-        going = np.logical_or.reduce(wrong, axis=1).nonzero()[0]
-        if len(going) == 0:
-            break
-        rows, left, passive = rows[going], left[going], (passive ^ wrong)[going]
-    return np.maximum(added, 0)
+    count, size = len(weights), product(weights, lengths)
+    start, bound = np.empty(count), np.empty(count)
+    for i in range(count):
+        start[i] = -weights[i] * lengths[i] / (size if size > 0 else 1.0)
+    for i in range(count):
+        bound[i] = product(cosines[i], start)
+    return bound, size
 
 
-def _residual(added: Array, slack: Array) -> Array:
-    """Return how far from complementary unknowns and slacks ``[..., T]`` are, relative to ``1 + sum(v)``."""
-    error = np.maximum.reduce(np.abs(np.minimum(added, slack)), axis=-1)
-    residual: Array = error / (1 + np.add.reduce(added, axis=-1))
-    return residual
+@compiled()
+def _residual(cosines: Array, bound: Array, added: Array) -> float:
+    """Return how far from complementary unknowns and slacks are, relative to ``1 + sum(v)``."""
+    largest, total = 0.0, 1.0
+    for i in range(len(added)):
+        error = abs(min(added[i], product(cosines[i], added) - bound[i]))
+        total += added[i]
+        if error > largest or math.isnan(error):
+            largest = error
+    return largest / total

@@ -7,15 +7,21 @@ diagonal of order one. There ``v >= 0``, ``A v - b >= 0`` and their product is 0
 Cholesky factorisations and gives up where dependent columns keep it from ending. `lawson_hanson` (1974,
 chapter 23) shortens the objective in every round, one index at a time. Neither judges its answer: the
 caller does, by the residual of the problem it really solves.
+
+All are kernels, for kernels.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
+
+from mtlbench.compiled import compiled
+from mtlbench.solvers.cholesky import factorise, substitute
 
 Array = NDArray[np.float64]
+
+_TINY = float(np.finfo(np.float64).tiny)
 
 ROUNDING = 1e-13
 """What counts as zero in unknowns and slacks that are of order one."""
@@ -24,37 +30,37 @@ _RIDGE = 1e-14
 """What keeps a Cholesky factorisation from failing on columns that depend on each other within rounding."""
 
 
-def block_pivoting(matrix: Array, bound: Array) -> Array | None:
-    """Exchange all wrong indices at once while that helps; give up (None) where it does not.
+@compiled()
+def block_pivoting(matrix: Array, bound: Array) -> tuple[Array, bool]:
+    """Exchange all wrong indices at once while that helps; return the unknowns, and whether it did to the end.
 
     matrix: A ``[T, T]``. bound: b ``[T]``. The first guess is that all unknowns with a positive bound, which
     are those that leave 0 at first, are positive.
     """
     count = len(bound)
-    passive = bound > ROUNDING
+    unknowns, factor, passive = np.empty(count), np.empty((count, count)), np.empty(count, np.bool_)
+    for i in range(count):
+        passive[i] = bound[i] > ROUNDING
     fewest, patience = count + 1, 3
-    while patience:
-        chosen = passive.nonzero()[0]
-        solution = _solve(matrix, bound, chosen)
-        if solution is None:
-            return None
-        if len(chosen) == count:
-            unknowns, wrong = solution, solution < -ROUNDING
-        else:
-            unknowns = np.zeros(count)
-            unknowns[chosen] = solution
-            wrong = np.where(passive, unknowns, matrix.dot(unknowns) - bound) < -ROUNDING
-        amount = int(np.count_nonzero(wrong))
-        if amount == 0:
-            return np.maximum(unknowns, 0)
-        if amount < fewest:
-            fewest, patience = amount, 3
+    while patience > 0 and solve_on(passive, matrix, bound, unknowns, factor):
+        wrong = 0
+        for i in range(count):
+            value = unknowns[i] if passive[i] else product(matrix[i], unknowns) - bound[i]
+            if value < -ROUNDING:
+                passive[i] = not passive[i]
+                wrong += 1
+        if wrong == 0:
+            for i in range(count):
+                unknowns[i] = max(unknowns[i], 0.0)
+            return unknowns, True
+        if wrong < fewest:
+            fewest, patience = wrong, 3
         else:
             patience -= 1
-        passive ^= wrong
-    return None
+    return unknowns, False
 
 
+@compiled()
 def lawson_hanson(matrix: Array, bound: Array) -> Array:
     """Let in the most violated index, let out what turns negative; each round lowers the objective.
 
@@ -62,53 +68,79 @@ def lawson_hanson(matrix: Array, bound: Array) -> Array:
     by that times the unknowns.
     """
     count = len(bound)
-    matrix = matrix + _RIDGE * np.eye(count)
-    unknowns = np.zeros(count)
-    dependent = np.zeros(count, dtype=bool)
+    matrix, factor = matrix.copy(), np.empty((count, count))
+    for i in range(count):
+        matrix[i, i] += _RIDGE
+    unknowns, dependent = np.zeros(count), np.zeros(count, np.bool_)
     for _ in range(30 * count):
-        slack = bound - matrix.dot(unknowns)
-        slack[(unknowns > 0) | dependent] = -np.inf
-        new = slack.argmax()
-        if slack[new] <= ROUNDING:
+        new, slack = count, ROUNDING
+        for i in range(count):
+            if unknowns[i] <= 0 and not dependent[i]:
+                found = bound[i] - product(matrix[i], unknowns)
+                if found > slack:
+                    new, slack = i, found
+        if new == count:
             break
-        step = _nonnegative_step(matrix, bound, unknowns, new)
-        if step is None:
-            dependent[new] = True
+        if _nonnegative_step(matrix, bound, unknowns, new, factor):
+            dependent.fill(False)
         else:
-            unknowns = step
-            dependent[:] = False
+            dependent[new] = True
     return unknowns
 
 
-def _nonnegative_step(matrix: Array, bound: Array, unknowns: Array, new: np.intp) -> Array | None:
-    """Return the minimiser on the face that is reached from ``unknowns`` when ``new`` may be positive too.
+@compiled()
+def _nonnegative_step(matrix: Array, bound: Array, unknowns: Array, new: int, factor: Array) -> bool:
+    """Move ``unknowns`` to the minimiser on the face that is reached when ``new`` may be positive too.
 
-    None where ``new`` does not become positive: then its column depends on the others within rounding.
+    False, and nothing moved, where ``new`` does not become positive: then its column depends on the others
+    within rounding.
     """
-    passive = unknowns > 0
-    passive[new] = True
-    while passive[new]:
-        chosen = passive.nonzero()[0]
-        solution = _solve(matrix, bound, chosen)
-        if solution is None:
-            return None
-        target = np.zeros_like(unknowns)
-        target[chosen] = solution
-        outside = (passive & (target <= 0)).nonzero()[0]
-        if len(outside) == 0:
-            return target
-        steps = unknowns[outside] / np.maximum(unknowns[outside] - target[outside], np.finfo(float).tiny)
-        unknowns = np.maximum(unknowns + steps.min() * (target - unknowns), 0)
-        unknowns[outside[steps.argmin()]] = 0
-        passive[outside[steps.argmin()]] = False
-    return None
+    count = len(unknowns)
+    reached, target, passive = unknowns.copy(), np.empty(count), np.empty(count, np.bool_)
+    for i in range(count):
+        passive[i] = i == new or unknowns[i] > 0
+    while passive[new] and solve_on(passive, matrix, bound, target, factor):
+        leaving, least = -1, np.inf
+        for i in range(count):
+            if passive[i] and target[i] <= 0:
+                step = reached[i] / max(reached[i] - target[i], _TINY)
+                if step < least:
+                    leaving, least = i, step
+        if leaving < 0:
+            for i in range(count):
+                unknowns[i] = target[i]
+            return True
+        for i in range(count):
+            reached[i] = max(reached[i] + least * (target[i] - reached[i]), 0.0)
+        reached[leaving] = 0.0
+        passive[leaving] = False
+    return False
 
 
-def _solve(matrix: Array, bound: Array, chosen: NDArray[np.intp]) -> Array | None:
-    """Solve on the chosen indices by Cholesky; None where their columns are dependent."""
-    if len(chosen) == 0:
-        return np.zeros(0)
-    if len(chosen) < len(bound):
-        matrix, bound = matrix.take(chosen, 0).take(chosen, 1), bound.take(chosen)
-    _, solution, info = dposv(matrix, bound)
-    return solution if info == 0 else None
+@compiled()
+def solve_on(passive: NDArray[np.bool_], matrix: Array, bound: Array, found: Array, factor: Array) -> bool:
+    """Write to ``found`` ``[T]`` the solution of ``A x = b`` on the passive indices, and 0 on the others.
+
+    factor: ``[T, T]`` to work with. False where the columns of the passive indices are dependent.
+    """
+    chosen, solution, count = np.empty(len(bound), np.int64), np.empty(len(bound)), 0
+    for i in range(len(bound)):
+        if passive[i]:
+            chosen[count], solution[count] = i, bound[i]
+            count += 1
+    if not factorise(matrix, chosen[:count], factor):
+        return False
+    substitute(factor, solution[:count])
+    found.fill(0.0)
+    for i in range(count):
+        found[chosen[i]] = solution[i]
+    return True
+
+
+@compiled(reorder=True)
+def product(row: Array, vector: Array) -> float:
+    """Return ``row · vector``."""
+    total = 0.0
+    for i in range(len(row)):
+        total += row[i] * vector[i]
+    return total
