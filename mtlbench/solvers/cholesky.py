@@ -14,10 +14,10 @@ Array = NDArray[np.float64]
 
 @compiled(reorder=True)
 def factorise(matrix: Array, chosen: NDArray[np.int64], factor: Array) -> bool:
-    """Write U of ``Uᵀ U = matrix[chosen][:, chosen]``, a triangle, to the first rows of ``factor`` ``[T, T]``.
+    """Write U of ``Uᵀ U = matrix[chosen][:, chosen]``, a triangle, to the first rows of ``factor``.
 
-    matrix: symmetric ``[T, T]``. chosen: indices ``[n]``. False where their columns depend on each other
-    within rounding.
+    matrix, factor: ``[T, T]``, the first symmetric. chosen: indices ``[n]``. False where their columns depend
+    on each other within rounding.
     """
     count = len(chosen)
     for i in range(count):

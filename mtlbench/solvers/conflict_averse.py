@@ -287,7 +287,9 @@ def _upper_bound(ball: _Ball, tol: float) -> float:
 
     Every w of the simplex bounds ν by ``g_wᵀ g_0 + c |g_0| |g_w|``: tried are the tasks and the shortest g_w.
     """
-    count, least = len(ball.bound), ball.bound.min()
+    count, least = len(ball.bound), np.inf
+    for i in range(count):
+        least = min(least, ball.bound[i])
     if least == 0:
         return 0.0
     lengths, gram = np.empty(count), np.empty((count, count))  # the longest is 1

@@ -32,7 +32,7 @@ _RIDGE = 1e-14
 
 @compiled()
 def block_pivoting(matrix: Array, bound: Array) -> tuple[Array, bool]:
-    """Exchange all wrong indices at once while that helps; return the unknowns, and whether it did to the end.
+    """Exchange all wrong indices at once while that helps; return unknowns, and whether it did to the end.
 
     matrix: A ``[T, T]``. bound: b ``[T]``. The first guess is that all unknowns with a positive bound, which
     are those that leave 0 at first, are positive.
