@@ -49,6 +49,7 @@ class CAGrad(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        products = gram.numpy()
-        weights = 1 / len(products) + conflict_averse_correction(products, self.c)
-        return torch.from_numpy(weights / self.divisor)
+        weights = conflict_averse_correction(gram.numpy(), self.c)
+        weights += 1 / len(weights)
+        weights /= self.divisor
+        return torch.from_numpy(weights)

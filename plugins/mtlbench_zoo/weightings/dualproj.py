@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.contracts import Need, Weighting
@@ -34,5 +37,10 @@ class DualProj(Weighting):
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
         products = gram.numpy()
-        weights = dual_cone_projection(products, np.full(len(products), 1 / len(products)))
-        return torch.from_numpy(weights)
+        return torch.from_numpy(dual_cone_projection(products, _mean(len(products))))
+
+
+@cache
+def _mean(count: int) -> NDArray[np.float64]:
+    """Return the weights ``[T]`` of the mean gradient."""
+    return np.full(count, 1 / count)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.contracts import Need, Weighting
@@ -36,5 +39,11 @@ class UPGrad(Weighting):
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
         products = gram.numpy()
-        projections = dual_cone_projection(products, np.eye(len(products)) / len(products))
-        return torch.from_numpy(projections.sum(0))
+        projections = dual_cone_projection(products, _parts_of_mean(len(products)))
+        return torch.from_numpy(np.add.reduce(projections))
+
+
+@cache
+def _parts_of_mean(count: int) -> NDArray[np.float64]:
+    """Return the weights ``[T, T]`` of each task's part in the mean gradient."""
+    return np.eye(count) / count
