@@ -7,9 +7,9 @@ cotangents D_t ``[R, C]`` of task t. Its weight gradient is D_tᵀ X, and the pr
 
 Where R is small beside K and C, as in the late layers of a convolutional net, the right side is much cheaper
 than T gradients of K C numbers, and it needs no memory for them; the update is then one weight gradient, with
-the weighted sum of the D_t. A convolution is the same on its patches, and a weight that several passes read
-is the same with their rows joined. The products are summed in float64, so that nothing is lost where samples
-nearly cancel.
+the weighted sum of the D_t. A convolution is the same on its patches, whose products are sums of those of
+their pixels (`_by_pixels`), and a weight that several passes read is the same with their rows joined. The
+products are summed in float64, so that nothing is lost where samples nearly cancel.
 
 What a layer is, autograd's graph says and not the modules: a weight counts where every path from the features
 to it goes through a linear layer or a 2d convolution. One that a parametrisation, spectral norm, autocast or
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -28,21 +29,36 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 
-FLOP, SLOW_FLOP, ELEMENT, NUMBER, LAYER = 0.006, 0.021, 2.5, 2.0, 5e4
-"""Nanoseconds, measured on one core with AVX-512; only their ratios matter. An operation of a float32 weight
-gradient, and of a float64 product; what one task's gradient costs an element, to write, multiply and combine;
-laying out a number of X or D; a layer's fixed costs."""
+FLOP, SLOW_FLOP, ELEMENT, NUMBER, SHIFT, LAYER = 0.0035, 0.012, 1.0, 2.0, 3.5, 1.5e5
+"""Nanoseconds, measured on two cores; only their ratios matter. An operation of a float32 weight gradient,
+and of a float64 product; what one task's gradient costs an element, to write, multiply and combine; laying out a
+number of X or D; an element of X Xᵀ, where it is summed from pixels; a layer's fixed costs."""
 
 
-def pays(rows: int, width: int, channels: int, tasks: int, groups: int = 1) -> bool:
+def pays(
+    rows: int, width: int, channels: int, tasks: int, groups: int = 1, pixels: int = 0, area: int = 1
+) -> bool:
     """Say whether a layer is faster without weight gradients.
 
-    rows: R, over all passes; width: K of one group; channels: C of all groups.
+    rows: R, over all passes; width: K of one group; channels: C of all groups. pixels, area: of the inputs
+    and of the kernel, where products of patches may be had from pixels.
     """
     weights = width * channels
     saved = (2 * FLOP * rows + ELEMENT) * weights * (tasks - 1)  # one of them is needed for the update
-    similar = rows * rows * (width * groups + tasks * channels + tasks * tasks * channels / rows)
-    return 2 * SLOW_FLOP * similar + NUMBER * rows * (width * groups + tasks * channels) + LAYER < saved
+    patches = _patch_cost(rows, width * groups)
+    similar = min(patches, _pixel_cost(rows, pixels, width // area)) if pixels else patches
+    arrived = 2 * SLOW_FLOP * tasks * channels * (rows + tasks) * rows + NUMBER * rows * tasks * channels
+    return similar + arrived + LAYER < saved
+
+
+def _patch_cost(rows: int, width: int) -> float:
+    """Return what X Xᵀ costs where X is laid out."""
+    return 2 * SLOW_FLOP * rows * rows * width + NUMBER * rows * width
+
+
+def _pixel_cost(rows: int, pixels: int, depth: int) -> float:
+    """Return what X Xᵀ costs where it is summed from products of pixels of ``depth`` channels."""
+    return 2 * SLOW_FLOP * pixels * pixels * depth + NUMBER * pixels * depth + SHIFT * rows * rows
 
 
 _Pair = tuple[int, int]
@@ -77,6 +93,12 @@ class _Use:
             places *= (self.inputs.shape[2 + axis] + 2 * padding[axis] - reach) // stride[axis] + 1
         return places
 
+    def pixels(self, weight: Tensor) -> int:
+        """Return how many pixels patches are made of; 0 where they are rows already, or of some channels."""
+        if self.convolution is None or self.groups > 1 or weight[0, 0].numel() == 1:
+            return 0
+        return self.inputs[:, 0].numel()
+
     def rows(self, weight: Tensor) -> Tensor:
         """Return what the weight was multiplied with, float64 ``[groups, R, K]``."""
         inputs = self.inputs.double()
@@ -85,6 +107,40 @@ class _Use:
         stride, padding, dilation, groups = self.convolution
         patches = functional.unfold(inputs, weight.shape[2:], dilation, padding, stride)
         return _by_group(patches, groups)
+
+    def similar(self, weight: Tensor) -> Tensor:
+        """Return the products of all rows with all, float64 ``[groups, R, R]``."""
+        rows, width = self.length(weight), weight[0].numel()
+        if pixels := self.pixels(weight):
+            depth = len(weight[0])
+            if _pixel_cost(rows, pixels, depth) < _patch_cost(rows, width):
+                return self._by_pixels(weight).view(1, rows, rows)
+        read = self.rows(weight)
+        return read @ read.transpose(1, 2)
+
+    def _by_pixels(self, weight: Tensor) -> Tensor:
+        """Return the products of patches: of each place in the kernel, those of the pixels that it lies on.
+
+        A patch has kh kw times as many numbers as a pixel, and most pixels are in several patches. Sums over
+        the kernel's rows come first, then those over its columns.
+        """
+        assert self.convolution is not None
+        strides, padding, dilations, _ = self.convolution
+        pixels = self.inputs.double().permute(0, 2, 3, 1).flatten(0, 2)
+        count, _, height, width = self.inputs.shape
+        products = (pixels @ pixels.T).view(count, height, width, count, height, width)
+        around = (padding[1], padding[1], padding[0], padding[0], 0, 0)
+        products = functional.pad(products, around * 2)
+        for axis, stride, dilation in zip((1, 2), strides, dilations, strict=True):
+            size = weight.shape[1 + axis]
+            last = products.shape[axis] - dilation * (size - 1)
+            parts = []
+            for at in range(0, dilation * size, dilation):
+                where = [slice(None)] * 6
+                where[axis] = where[axis + 3] = slice(at, at + last, stride)
+                parts.append(products[tuple(where)])
+            products = reduce(torch.add, parts)
+        return products
 
     def cotangents(self, delta: Tensor) -> Tensor:
         """Return a task's cotangents in the order of `rows`, ``[groups, R, C]``."""
@@ -139,10 +195,14 @@ class Ghosts:
         return total
 
     def _products(self, weight: nn.Parameter, uses: Sequence[_Use]) -> Tensor:
-        read = torch.cat([use.rows(weight) for use in uses], dim=1)
-        groups, length, _ = read.shape
+        if len(uses) == 1:
+            similar = uses[0].similar(weight)
+        else:
+            read = torch.cat([use.rows(weight) for use in uses], dim=1)
+            similar = read @ read.transpose(1, 2)
+        groups, length, _ = similar.shape
         size = len(self._deltas)
-        arrived = read.new_zeros(size, groups, length, len(weight) // groups)
+        arrived = similar.new_zeros(size, groups, length, len(weight) // groups)
         begin = 0
         for use in uses:
             end = begin + use.length(weight)
@@ -151,7 +211,7 @@ class Ghosts:
                 if delta is not None:
                     place[:, begin:end] = use.cotangents(delta)
             begin = end
-        spread = (read @ read.transpose(1, 2)) @ arrived
+        spread = similar @ arrived
         products = arrived.flatten(1) @ spread.flatten(1).T
         return (products + products.T) / 2
 
@@ -220,7 +280,9 @@ def find(
         if not uses or len(known) < len(uses):
             continue
         rows = sum(use.length(weight) for use in known)
-        if pays(rows, weight[0].numel(), len(weight), tasks, known[0].groups):
+        pixels = known[0].pixels(weight) if len(known) == 1 else 0
+        area = weight[0, 0].numel() if pixels else 1
+        if pays(rows, weight[0].numel(), len(weight), tasks, known[0].groups, pixels, area):
             weights[weight] = known
             hidden |= {node: len(edges) + i for i, node in enumerate(nodes)}
             edges += [GradientEdge(node, 0) for node in nodes]

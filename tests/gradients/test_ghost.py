@@ -333,22 +333,39 @@ def test_autocast_is_left_to_autograd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "channels", "tasks", "better"),
+    ("rows", "width", "channels", "tasks", "kernel", "better"),
     [
-        (64, 4608, 512, 3, True),  # ResNet-18's last layers, 16 images of 64 x 64
-        (64, 4608, 512, 10, True),
-        (256, 2304, 256, 3, False),
-        (256, 2304, 256, 10, True),
-        (1024, 1152, 128, 10, False),
-        (65536, 27, 16, 10, False),  # the first convolution of a U-Net
-        (256, 128, 128, 8, False),  # a small perceptron
-        (64, 4608, 512, 1, False),  # one task: nothing is saved
+        (64, 4608, 512, 3, 3, True),  # ResNet-18's last layers, 16 images of 64 x 64
+        (64, 4608, 512, 10, 3, True),
+        (256, 2304, 256, 3, 3, True),
+        (256, 2304, 256, 10, 3, True),
+        (1024, 1152, 128, 3, 3, False),
+        (1024, 1152, 128, 10, 3, False),
+        (65536, 27, 16, 10, 3, False),  # the first convolution of a U-Net
+        (256, 128, 128, 8, 1, False),  # a small perceptron
+        (64, 4608, 512, 1, 3, False),  # one task: nothing is saved
     ],
 )
 def test_the_cost_model_agrees_with_what_was_measured(
-    rows: int, width: int, channels: int, tasks: int, better: bool
+    rows: int, width: int, channels: int, tasks: int, kernel: int, better: bool
 ) -> None:
-    assert ghost.pays(rows, width, channels, tasks) is better
+    pixels = rows if kernel > 1 else 0
+    assert ghost.pays(rows, width, channels, tasks, 1, pixels, kernel**2) is better
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 2)])
+def test_products_of_patches_are_sums_of_those_of_pixels(
+    stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], kernel: tuple[int, int]
+) -> None:
+    weight = torch.zeros(2, 3, *kernel)
+    use = ghost._Use(0, seeded(3, 3 * 7 * 6).view(3, 3, 7, 6), (stride, padding, dilation, 1))
+    rows = use.rows(weight)[0]
+    assert len(rows) == use.length(weight)
+    found = use._by_pixels(weight).reshape(len(rows), len(rows))
+    torch.testing.assert_close(found, rows @ rows.T, rtol=1e-12, atol=1e-12)
 
 
 def test_samples_that_nearly_cancel_lose_nothing() -> None:
