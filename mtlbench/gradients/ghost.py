@@ -31,8 +31,8 @@ from torch.nn import functional
 
 FLOP, SLOW_FLOP, ELEMENT, NUMBER, SHIFT, LAYER = 0.0035, 0.012, 1.0, 2.0, 3.5, 1.5e5
 """Nanoseconds, measured on two cores; only their ratios matter. An operation of a float32 weight gradient,
-and of a float64 product; what one task's gradient costs an element, to write, multiply and combine; laying out a
-number of X or D; an element of X Xᵀ, where it is summed from pixels; a layer's fixed costs."""
+and of a float64 product; what one task's gradient costs an element, to write, multiply and combine; laying
+out a number of X or D; an element of X Xᵀ, where it is summed from pixels; a layer's fixed costs."""
 
 
 def pays(
