@@ -19,6 +19,7 @@ over parts, exactly, however labels are spread. Methods see the sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -42,6 +43,8 @@ Batches = Batch | Mapping[str, Batch]
 """One batch for all tasks (joint mode), or one for each (per-task mode)."""
 Parts = Batches | Sequence[Batches]
 """A batch, or the parts of it that one process computes one after another."""
+SMALL = 1000
+"""Fewer numbers than these are few."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,14 @@ class _Whole:
 
 @dataclass(frozen=True)
 class _Forward:
-    """A forward pass of one part: its shares of the losses ``[T]`` and of the penalty, in their graph."""
+    """A forward pass of one part: its shares of the losses ``[T]`` and of the penalty.
+
+    each: the losses again, one by one in their graph, as is the penalty; nothing where that is not kept.
+    """
 
     losses: Tensor
     penalty: Tensor | None
+    each: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,9 @@ class GradientEngine:
         if self._trunk:
             for part in self._methods:
                 part.eps = max(torch.finfo(self._trunk[0].dtype).eps, self.precision.eps)
+        self._others = weighting.needs.batches - 1
+        self._active = torch.arange(len(self.tasks))
+        self._present = list(self.tasks)
         self._age = 0
         self._weights: dict[str, float] = {}
         self._own: dict[str, float] = {}
@@ -211,7 +221,8 @@ class GradientEngine:
         """
         parts, names = _parts(batch), list(names or self.tasks)
         whole = self._whole(parts, names)
-        losses, _ = self._totals([self._forward(part, names, whole) for part in parts])
+        seen = [self._forward(part, names, whole) for part in parts]
+        losses: Sequence[Tensor] = seen[0].each if whole is None else self._totals(seen)[0].unbind()
         return dict(zip(names, losses, strict=True))
 
     def _whole(self, parts: Sequence[Batches], names: Sequence[str]) -> _Whole | None:
@@ -278,7 +289,9 @@ class GradientEngine:
                 elif whole is not None:
                     penalty = penalty * (len(part.inputs) / whole.samples[group[0]])
                 penalties.append(penalty)
-        return _Forward(torch.stack(losses), torch.stack(penalties).sum() if penalties else None)
+        with torch.no_grad():
+            values = torch.stack(losses)
+        return _Forward(values, torch.stack(penalties).sum() if penalties else None, losses)
 
     def _cut(
         self,
@@ -292,17 +305,20 @@ class GradientEngine:
         cut: dict[str, tuple[Pyramid, Pyramid]] = {}
         forward = self._forward(batch, names, whole, cut, trunk)
         leaves = [leaf for name in names for leaf in cut[name][1]]
-        losses = (forward.losses * self.precision.scale if self.precision.scaled else forward.losses).unbind()
         # Unlike `torch.autograd.grad`, backward never gives two leaves one memory; they are scaled in place.
-        torch.autograd.backward(losses, inputs=None if heads else leaves)
+        torch.autograd.backward(self._scaled(forward.each), inputs=None if heads else leaves)
         cotangents = [[leaf.grad for leaf in cut[name][1]] for name in names]
         return _Cut(
             names,
-            forward.losses.detach(),
+            forward.losses,
             [cut[name][0] for name in names],
             [[None if g is None else at_least_float32(g) for g in row] for row in cotangents],
             forward.penalty,
         )
+
+    def _scaled(self, numbers: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Multiply by the scale of the precision."""
+        return [number * self.precision.scale for number in numbers] if self.precision.scaled else numbers
 
     def _totals(self, passes: Sequence[_Forward | _Cut]) -> tuple[Tensor, Tensor | None]:
         """Return losses ``[T]`` and penalty of the whole batch. Raises `RunFailedError` for a bad penalty."""
@@ -345,7 +361,7 @@ class GradientEngine:
         which a BILEVEL method may look at.
         """
         needs = self.weighting.needs
-        if len(others) != needs.batches - 1:
+        if len(others) != self._others:
             method = self.weighting.called
             raise MtlbenchError(
                 f"{method}: a step takes {needs.batches} independent batches, found {len(others) + 1}"
@@ -353,9 +369,12 @@ class GradientEngine:
         self._probing, self._gram = probe, None
         parts = _parts(batch)
         present = [name for name in self.tasks if names is None or name in names]
-        active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
+        if present != self._present:
+            self._active = torch.tensor([i for i, name in enumerate(self.tasks) if name in present])
+            self._present = present
         for part in self._methods:
-            part.active = active
+            if part.active is not self._active:
+                part.active = self._active
         whole = self._whole(parts, present)
         reuse = self._age % self.weighting.every != 0 and all(name in self._weights for name in present)
         if reuse:
@@ -400,9 +419,9 @@ class GradientEngine:
     ) -> Step:
         """Return what the step saw."""
         return Step(
-            self._spread(losses),
-            self._spread(torch.tensor(weights, dtype=torch.float64), 0.0) if len(weights) else None,
-            None if self._gram is None else self._spread(self._gram),
+            self._spread(losses.tolist(), math.nan),
+            self._spread(weights, 0.0) if len(weights) else None,
+            None if self._gram is None else self._spread_gram(self._gram),
             None if penalty is None else penalty.detach(),
             skipped,
         )
@@ -444,14 +463,20 @@ class GradientEngine:
         """Remember where the forward passes of several parts began; one part keeps its graph instead."""
         return None if len(parts) == 1 else Moment([self.architecture, *self.heads.values()])
 
-    def _spread(self, values: Tensor, absent: float = float("nan")) -> Tensor:
-        """Place the values ``[A]`` or ``[A, A]`` of the active tasks among all tasks."""
-        values = values.detach().cpu().double()
-        if len(values) == len(self.tasks):
-            return values
-        spread = torch.full((len(self.tasks),) * values.dim(), absent, dtype=torch.float64)
-        active = self.weighting.active
-        spread[active if values.dim() == 1 else (active[:, None], active)] = values
+    def _spread(self, values: Sequence[float], absent: float) -> Tensor:
+        """Place the values ``[A]`` of the active tasks among all tasks."""
+        if len(values) < len(self.tasks):
+            given = dict(zip(self._present, values, strict=True))
+            values = [given.get(name, absent) for name in self.tasks]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def _spread_gram(self, products: Tensor) -> Tensor:
+        """Place the products ``[A, A]`` of the active tasks among all tasks."""
+        products = products.detach().cpu().double()
+        if len(products) == len(self.tasks):
+            return products
+        spread = torch.full((len(self.tasks),) * 2, math.nan, dtype=torch.float64)
+        spread[self._active[:, None], self._active] = products
         return spread
 
     def _weigh_losses(self, parts: Sequence[Batches], names: list[str], whole: _Whole | None) -> Step:
@@ -461,7 +486,7 @@ class GradientEngine:
         losses, penalty = self._totals(seen)
         # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
         leaf = losses.detach().requires_grad_()
-        if not leaf.isfinite().all():
+        if not _finite(leaf):
             return self._step(leaf, penalty)
         result = self._given(self.weighting(leaf), torch.Size([]), leaf.shape)
         if result.dim() == 0:
@@ -470,22 +495,23 @@ class GradientEngine:
         else:
             weights = result.detach().to(losses)
         weights = self._rescale(weights)
+        seeds = self._scaled(weights.unbind())
         rows: list[list[Tensor | None]] = []
         if moment is not None:
             moment.restore()
         for number, part in enumerate(parts):
             forward = seen[number] if moment is None else self._forward(part, names, whole)
             if self._probing:
-                self._probe(forward.losses, rows)
-            self._backward([forward.losses], [weights * self.precision.scale], forward.penalty)
+                self._probe(forward.each, rows)
+            self._backward(forward.each, seeds, forward.penalty)
         self._gram = self._probed(rows)
         if not self._collect():
             return self._step(leaf, penalty, skipped=True)
         return self._step(leaf, penalty, weights.tolist())
 
-    def _probe(self, losses: Tensor, rows: list[list[Tensor | None]]) -> None:
+    def _probe(self, losses: Sequence[Tensor], rows: list[list[Tensor | None]]) -> None:
         """Add the trunk gradients of ``losses`` to ``rows``, one for each (none: there are none yet)."""
-        for task, loss in enumerate(losses * self.precision.scale):
+        for task, loss in enumerate(self._scaled(losses)):
             found = torch.autograd.grad(loss, self._trunk, retain_graph=True, allow_unused=True)
             _add(rows, task, list(found))
 
@@ -527,7 +553,7 @@ class GradientEngine:
             found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
             rule = " or ".join(str(list(shape)) for shape in shapes)
             raise MtlbenchError(f"weighting {method}: forward must give a tensor {rule}, found {found}")
-        if not result.detach().sum().isfinite():
+        if not (_finite(result) if result.numel() < SMALL else result.detach().sum().isfinite()):
             raise RunFailedError(f"weighting {method} gave numbers that are not finite")
         return result
 
@@ -545,7 +571,7 @@ class GradientEngine:
         pulled = [self._pull_all(part, names, whole, trunk, self._hides(parts)) for part in parts]
         ghosts = pulled[-1][1]
         losses, penalty = self._totals([seen for seen, _ in pulled])
-        if not losses.isfinite().all():
+        if not _finite(losses):
             return self._step(losses, penalty)  # no solver can say more than the losses do
         if not self._collect(trunk):
             return self._step(losses, penalty, skipped=True)
@@ -630,7 +656,7 @@ class GradientEngine:
             products += gram(cut.cotangents)
             seen.append(_seen(cut))
         losses, penalty = self._totals(seen)
-        if not losses.isfinite().all():
+        if not _finite(losses):
             return self._step(losses, penalty)
         self.ranks.sum([products])
         products /= self.precision.scale**2
@@ -662,7 +688,7 @@ class GradientEngine:
             losses, penalty = self._totals(
                 [self._pull_all(part, names, all_of_it, trunk)[0] for part in other]
             )
-            if not losses.isfinite().all():
+            if not _finite(losses):
                 return self._step(losses, penalty)
             for parameter in self._parameters:  # only the statistic is taken from this batch
                 parameter.grad = None
@@ -678,7 +704,7 @@ class GradientEngine:
         else:
             with torch.no_grad():
                 losses, penalty = self._totals([self._forward(part, names, whole) for part in parts])
-        if not losses.isfinite().all():
+        if not _finite(losses):
             return self._step(losses, penalty)
         weights, own = self._solve(cross_gram(*rows), losses, names)
         if moment is None:
@@ -694,14 +720,14 @@ class GradientEngine:
     ) -> Step:
         """Weigh a batch, or it and a held-out batch, by what steps on the one do to the other."""
         rows, rest, losses, penalty = self._all_rows(parts, names)
-        if not losses.isfinite().all():
+        if not _finite(losses):
             return self._step(losses, penalty)
         if not rows:
             return self._step(losses, penalty, skipped=True)
 
         def evaluate(batch: Sequence[Batches]) -> tuple[list[Gradient], Tensor]:
             found, _, seen, _ = self._all_rows(batch, names)
-            if not found and seen.isfinite().all():
+            if not found and _finite(seen):
                 raise _Overflow
             return found, seen
 
@@ -751,7 +777,7 @@ class GradientEngine:
         trunk: list[list[Tensor | None]] = []
         whole = self._whole(parts, names)
         losses, penalty = self._totals([self._pull_all(part, names, whole, trunk)[0] for part in parts])
-        usable = bool(losses.isfinite().all()) and self._collect(trunk)
+        usable = _finite(losses) and self._collect(trunk)
         found = [p.grad for p in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
@@ -770,7 +796,7 @@ class GradientEngine:
         moment = self._moment(parts)
         cuts = [self._cut(part, names, whole, trunk=moment is None) for part in parts]
         losses, penalty = self._totals([_seen(cut) for cut in cuts])
-        if not losses.isfinite().all():
+        if not _finite(losses):
             return self._step(losses, penalty)
         rows, targets, places = self._joined(cuts)
         if self.precision.scaled and not all(
@@ -971,6 +997,11 @@ def _blocks(
         if block:
             found.append(block)
     return found
+
+
+def _finite(values: Tensor) -> bool:
+    """Say whether a few numbers are finite: as plain ones they are looked at faster than as a tensor."""
+    return all(map(math.isfinite, values.flatten().tolist()))
 
 
 def _parts(batch: Parts) -> Sequence[Batches]:
