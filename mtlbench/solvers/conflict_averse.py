@@ -20,6 +20,9 @@ _UNRESOLVED = 1e-6
 """A sum of gradients that is shorter than this, relative to the sum of their lengths, counts as 0: in float32
 its direction is noise, and in float64 the square in the Gram matrix loses twice as many digits."""
 
+_MIN_NORM = 1e-9
+"""The tolerance of the shortest vector that bounds the progress."""
+
 
 def conflict_averse_correction(gram: Array, radius: float, *, tol: float = 1e-9) -> Array:
     """Return ``z >= 0`` ``[T]`` for which ``d = g_0 + Jᵀ z`` has the largest ``min_i g_iᵀ d`` in a ball.
@@ -41,29 +44,12 @@ def conflict_averse_correction(gram: Array, radius: float, *, tol: float = 1e-9)
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    correction, residual = _solve(gram, float(radius), tol)
-    if not residual <= tol:
-        raise failure("conflict_averse_correction", gram, residual, tol)
-    return correction
-
-
-@compiled()
-def _solve(gram: Array, radius: float, tol: float) -> tuple[Array, float]:
-    """Return z and its residual, NaN where the matrix cannot be solved."""
-    count, shortest = len(gram), least_square(gram)
-    if not shortest >= 0:
-        return np.zeros(count), np.nan
-    ball = _ball(gram, radius, shortest)
-    if ball.radius == 0:
-        return np.zeros(count), 0.0
-    unknowns, progress, found = _pivot(ball)
-    residual = _residual(ball, unknowns, progress) if found else np.inf
-    if not residual <= tol:
-        unknowns, progress, found = _newton(ball, tol)
-        residual = _residual(ball, unknowns, progress) if found else np.inf
-    for i in range(count):
-        unknowns[i] *= ball.factor[i]
-    return unknowns, residual
+    gram, radius, residual = np.ascontiguousarray(gram), float(radius), math.nan
+    for solve in (_by_pivoting, _by_newton):
+        correction, residual = solve(gram, radius)
+        if residual <= tol:
+            return correction
+    raise failure("conflict_averse_correction", gram, residual, tol)
 
 
 class _Ball(NamedTuple):
@@ -84,9 +70,33 @@ class _Ball(NamedTuple):
 
 
 @compiled()
-def _ball(gram: Array, radius: float, shortest: float) -> _Ball:
-    """Return the problem, with a radius of 0 where the ball is a point within rounding."""
-    count = len(gram)
+def _by_pivoting(gram: Array, radius: float) -> tuple[Array, float]:
+    """Return z and its residual: NaN where the matrix cannot be solved, infinite where this did not end."""
+    ball = _ball(gram, radius)
+    if not ball.radius > 0:
+        return np.zeros(len(gram)), ball.radius
+    unknowns, progress, found = _pivot(ball)
+    residual = _residual(ball, unknowns, progress) if found else np.inf
+    return _correction(ball, unknowns), residual
+
+
+@compiled()
+def _by_newton(gram: Array, radius: float) -> tuple[Array, float]:
+    """Do as `_by_pivoting`, where that found no solution."""
+    ball = _ball(gram, radius)
+    if not ball.radius > 0:
+        return np.zeros(len(gram)), ball.radius
+    unknowns, progress, found = _newton(ball)
+    residual = _residual(ball, unknowns, progress) if found else np.inf
+    return _correction(ball, unknowns), residual
+
+
+@compiled()
+def _ball(gram: Array, radius: float) -> _Ball:
+    """Return the problem; a radius of 0: the ball is a point within rounding, NaN: it cannot be solved."""
+    count, shortest = len(gram), least_square(gram)
+    if not shortest >= 0:
+        return _Ball(gram, gram[0], gram[0], np.nan, gram[0])
     cosines, lengths = cosines_and_lengths(gram, shortest)
     parts, mean = np.empty(count), np.empty(count)
     for i in range(count):
@@ -107,6 +117,14 @@ def _ball(gram: Array, radius: float, shortest: float) -> _Ball:
         bound[i] = least / lengths[i] if gram[i, i] > 0 else 0.0
         factor[i] = length / lengths[i]
     return _Ball(cosines, mean, bound, radius, factor)
+
+
+@compiled()
+def _correction(ball: _Ball, unknowns: Array) -> Array:
+    """Return z for the unknowns, in their place."""
+    for i in range(len(unknowns)):
+        unknowns[i] *= ball.factor[i]
+    return unknowns
 
 
 @compiled()
@@ -202,14 +220,14 @@ def _clip(unknowns: Array) -> float:
 
 
 @compiled()
-def _newton(ball: _Ball, tol: float) -> tuple[Array, float, bool]:
+def _newton(ball: _Ball) -> tuple[Array, float, bool]:
     """Follow the convex function ``|Jᵀ z(ν)|`` from the right to where it is the radius."""
     count, progress = len(ball.mean), 0.0
     unknowns, found = _nearest(ball, progress)
     if not found:
         return unknowns, progress, False
     if _square(ball.cosines, unknowns) <= ball.radius**2:
-        progress = _upper_bound(ball, tol)
+        progress = _upper_bound(ball)
         if progress == 0:
             return unknowns, progress, True
     candidate, factor, passive = np.empty(count), np.empty((count, count)), np.empty(count, np.bool_)
@@ -282,7 +300,7 @@ def _from_ray(cosines: Array, wanted: Array, ray: Array) -> bool:
 
 
 @compiled()
-def _upper_bound(ball: _Ball, tol: float) -> float:
+def _upper_bound(ball: _Ball) -> float:
     """Return a ν that is too large or just right; 0 where the gradients' hull contains 0.
 
     Every w of the simplex bounds ν by ``g_wᵀ g_0 + c |g_0| |g_w|``: tried are the tasks and the shortest g_w.
@@ -298,8 +316,8 @@ def _upper_bound(ball: _Ball, tol: float) -> float:
     for i in range(count):
         for j in range(count):
             gram[i, j] = ball.cosines[i, j] * (lengths[i] * lengths[j])
-    weights, residual = solve_min_norm(gram, tol)
-    if not residual <= tol:
+    weights, residual = solve_min_norm(gram, _MIN_NORM)
+    if not residual <= _MIN_NORM:
         return np.nan
     for i in range(count):
         weights[i] *= lengths[i]

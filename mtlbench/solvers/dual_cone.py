@@ -27,7 +27,7 @@ def dual_cone_projection(gram: Array, weights: Array, *, tol: float = 1e-9) -> A
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    projections, residual = _project(gram, weights.reshape(-1, len(gram)), tol)
+    projections, residual = _project(np.ascontiguousarray(gram), weights.reshape(-1, len(gram)), tol)
     if not residual <= tol:
         raise failure("dual_cone_projection", gram, residual, tol)
     return projections.reshape(weights.shape)
@@ -54,7 +54,10 @@ def _project(gram: Array, weights: Array, tol: float) -> tuple[Array, float]:
 def _added(cosines: Array, bound: Array, tol: float) -> tuple[Array, float]:
     """Return the ``v >= 0`` ``[T]`` with ``C v - b >= 0`` and a product of 0, and the residual."""
     if len(bound) == 2:  # at most one of two vectors' slacks is negative, and filling it opens no other
-        return np.maximum(bound, 0.0), -1 - cosines[0, 1]
+        added = np.empty(2)
+        for i in range(2):
+            added[i] = max(bound[i], 0.0)
+        return added, -1 - cosines[0, 1]
     added, ended = block_pivoting(cosines, bound)
     residual = _residual(cosines, bound, added) if ended else np.inf
     if not residual <= tol:

@@ -34,7 +34,7 @@ def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    weights, residual = solve_min_norm(gram, tol)
+    weights, residual = solve_min_norm(np.ascontiguousarray(gram), tol)
     if not residual <= tol:
         raise failure("min_norm_point", gram, residual, tol)
     return weights
@@ -190,13 +190,13 @@ def _residual(cosines: Array, bound: Array, ray: Array) -> float:
 @compiled()
 def _two_points(gram: Array) -> Array:
     """Return the closed form for one task or two: the foot of the perpendicular, clipped to the segment."""
-    if len(gram) == 1:
-        return np.ones(1)
-    towards_first, towards_second = max(gram[1, 1] - gram[0, 1], 0.0), max(gram[0, 0] - gram[0, 1], 0.0)
-    total = towards_first + towards_second
-    weights = np.full(2, 0.5)
+    weights, last = np.empty(len(gram)), len(gram) - 1
+    towards_first, towards_last = gram[last, last] - gram[0, last], gram[0, 0] - gram[0, last]
+    total = max(towards_first, 0.0) + max(towards_last, 0.0)
+    for i in range(len(gram)):
+        weights[i] = 1 / len(gram)
     if total > 0:
-        weights[0], weights[1] = towards_first / total, towards_second / total
+        weights[0], weights[last] = max(towards_first, 0.0) / total, max(towards_last, 0.0) / total
     return weights
 
 

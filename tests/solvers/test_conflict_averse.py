@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from problems import jacobians
 
 from mtlbench.solvers import SolverError, conflict_averse, conflict_averse_correction, dual_cone_projection
-from mtlbench.solvers.gram import least_square
 from mtlbench.testing import matrix_zoo
 
 RADII = (0.05, 0.4, 0.9, 1.5)
@@ -76,13 +75,9 @@ def test_cvxpy_finds_no_better_weights(count: int, radius: float) -> None:
 
 
 def by_newton(gram: np.ndarray, radius: float) -> np.ndarray:
-    ball = conflict_averse._ball(gram, radius, least_square(gram))
-    if ball.radius == 0:
-        return np.zeros(len(gram))
-    unknowns, progress, found = conflict_averse._newton(ball, 1e-9)
-    assert found
-    assert conflict_averse._residual(ball, unknowns, progress) <= 1e-9
-    return unknowns * ball.factor
+    correction, residual = conflict_averse._by_newton(gram, radius)
+    assert residual <= 1e-9
+    return correction
 
 
 @pytest.mark.parametrize("radius", RADII)
