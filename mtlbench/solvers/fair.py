@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
 
-from mtlbench.solvers.gram import cosines_and_lengths, not_reached, shortest_square
+from mtlbench.compiled import compiled
+from mtlbench.solvers.cholesky import factorise, substitute
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.nonnegative import product
 
 Array = NDArray[np.float64]
 
@@ -37,64 +41,103 @@ def fair_weights(gram: Array, alpha: float = 1.0, *, tol: float = 1e-9) -> Array
 
     Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
     """
-    shortest = shortest_square(gram, "fair_weights")
-    cosines, lengths = cosines_and_lengths(gram, shortest)
-    present = gram.diagonal() > 0
-    if shortest > 0:
-        return _solve(cosines, lengths, alpha, tol)
-    weights = np.ones(len(gram))
-    if present.any():
-        chosen = present.nonzero()[0]
-        found = _solve(cosines[np.ix_(chosen, chosen)], lengths[chosen], alpha, tol)
-        weights[:] = found.max()
-        weights[chosen] = found
+    weights, residual = _fair_weights(gram, 1 / alpha)
+    if not residual <= tol:
+        raise failure("fair_weights", gram, residual, tol)
     return weights
 
 
-def _solve(cosines: Array, lengths: Array, alpha: float, tol: float) -> Array:
+@compiled()
+def _fair_weights(gram: Array, power: float) -> tuple[Array, float]:
+    """Return the weights and their residual, NaN where the matrix cannot be solved."""
+    weights, shortest = np.ones(len(gram)), least_square(gram)
+    if not shortest >= 0:
+        return weights, np.nan
+    cosines, lengths = cosines_and_lengths(gram, shortest)
+    if shortest > 0:
+        return _solve(cosines, lengths, power)
+    present = np.diag(gram).nonzero()[0]
+    if len(present) == 0:
+        return weights, 0.0
+    part = np.empty((len(present), len(present)))
+    for i in range(len(present)):
+        for j in range(len(present)):
+            part[i, j] = cosines[present[i], present[j]]
+    found, residual = _solve(part, lengths[present], power)
+    weights[:] = found.max()
+    weights[present] = found
+    return weights, residual
+
+
+@compiled()
+def _solve(cosines: Array, lengths: Array, power: float) -> tuple[Array, float]:
     """Solve ``C x = m b^-p`` for ``x = m b``, with C of ones on its diagonal and the largest m equal to 1.
 
     That is where ``xᵀ C x / 2 - sum_i m_i² φ(b_i)``, ``φ'(b) = b^-p``, has its minimum. With
     ``e = b^((p + 1)/2)`` Newton's step is ``e y`` where ``(E C E + p) y = e (m b^-p - C x)``.
     """
-    power = 1 / alpha
+    count = len(lengths)
+    everyone = np.arange(count)
+    ridged, matrix, factor = cosines.copy(), np.empty((count, count)), np.empty((count, count))
     masses = lengths ** ((power - 1) / (power + 1))
-    masses /= np.maximum.reduce(masses)
-    diagonal = slice(None, None, len(cosines) + 1)
-    ridged = cosines.copy()
-    ridged.flat[diagonal] += _RIDGE
+    masses /= masses.max()
+    for i in range(count):
+        ridged[i, i] += _RIDGE
     # Start from the best vector with equal b: for two tasks and alpha 1 it is the solution.
-    total = masses.dot(masses)
-    square = max(masses.dot(ridged).dot(masses), _RIDGE * total)
-    b = np.full(len(cosines), (total / square) ** (1 / (power + 1)))
-    slope = masses * b**-power - ridged.dot(masses * b)
+    total, square = 0.0, 0.0
+    for i in range(count):
+        total += masses[i] * masses[i]
+        square += masses[i] * product(ridged[i], masses)
+    b = np.full(count, (total / max(square, _RIDGE * total)) ** (1 / (power + 1)))
+    gains, trial, slope, root = np.empty(count), np.empty(count), np.empty(count), np.empty(count)
+    _slope(ridged, masses, b, power, gains, slope)
     for _ in range(_ROUNDS):
-        root = b ** ((power + 1) / 2)
-        matrix = root[:, None] * ridged * root
-        matrix.flat[diagonal] += power
-        _, solution, info = dposv(matrix, root * slope)
-        if info != 0:
+        for i in range(count):
+            root[i] = math.sqrt(b[i] / gains[i])
+        for i in range(count):
+            for j in range(count):
+                matrix[i, j] = root[i] * ridged[i, j] * root[j]
+            matrix[i, i] += power
+        if not factorise(matrix, everyone, factor):
             break
-        step = root * solution
+        step = root * slope
+        substitute(factor, step)
+        step *= root
+        decrease = product(slope, step)
         relative = step / (masses * b)
-        largest = np.maximum.reduce(np.abs(relative))
-        if largest * (power + 1) < 1e-7:
-            b = b * (1 + relative)
+        if max(relative.max(), -relative.min()) * (power + 1) < 1e-7:
+            b *= 1 + relative
             break
-        decrease = slope.dot(step)
-        length = min(1.0, 0.9 / max(-np.minimum.reduce(relative), 0.9))
+        length = min(1.0, 0.9 / max(-relative.min(), 0.9))
         while True:
-            trial = b * (1 + length * relative)
-            slope = masses * trial**-power - ridged.dot(masses * trial)
-            if slope.dot(step) >= -0.5 * decrease or length < 1e-6:
+            trial[:] = b * (1 + length * relative)
+            _slope(ridged, masses, trial, power, gains, slope)
+            if product(slope, step) >= -0.5 * decrease or length < 1e-6:
                 break
             length /= 2
-        b = trial
+        b[:] = trial
+    x, residual = masses * b, 0.0
+    for i in range(count):
+        wanted, found, size = masses[i] * _inverse(b[i], power), 0.0, 0.0
+        for j in range(count):
+            found += cosines[i, j] * x[j]
+            size += abs(cosines[i, j] * x[j])
+        error = abs(found - wanted) / (size + wanted)
+        if not error <= residual:  # NaN is no solution either
+            residual = error
+    return b * lengths ** (-2 / (power + 1)), residual
+
+
+@compiled()
+def _slope(ridged: Array, masses: Array, b: Array, power: float, gains: Array, slope: Array) -> None:
+    """Write ``b^-p`` to ``gains`` and ``m b^-p - C x`` to ``slope``."""
     x = masses * b
-    wanted = masses * b**-power
-    found, size = cosines.dot(x), np.abs(cosines).dot(x)
-    residual = float(np.maximum.reduce(np.abs(found - wanted) / (size + wanted)))
-    if not residual <= tol:
-        raise not_reached("fair_weights", residual, tol)
-    weights: Array = b * lengths ** (-2 / (power + 1))
-    return weights
+    for i in range(len(b)):
+        gains[i] = _inverse(b[i], power)
+        slope[i] = masses[i] * gains[i] - product(ridged[i], x)
+
+
+@compiled()
+def _inverse(value: float, power: float) -> float:
+    """Return ``value^-power``; with a power of 1, the usual one, at once."""
+    return 1 / value if power == 1 else value**-power

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpocon, dposv
 
-from mtlbench.solvers.gram import cosines_and_lengths, shortest_square
+from mtlbench.compiled import compiled
+from mtlbench.solvers.cholesky import factorise, substitute
+from mtlbench.solvers.eigen import decompose, recompose
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
 
 Array = NDArray[np.float64]
 
@@ -16,7 +18,7 @@ _DEPENDENT = 1e-12
 """Eigenvalues of the cosine matrix below this share of the largest are those of dependent directions."""
 
 _INDEPENDENT = 1e-9
-"""Where the estimated reciprocal condition of the cosine matrix is above, no directions are dependent."""
+"""Where the reciprocal condition of the cosine matrix is surely above, no directions are dependent."""
 
 
 def impartial_weights(gram: Array) -> Array:
@@ -31,43 +33,89 @@ def impartial_weights(gram: Array) -> Array:
     A gradient of length 0 sets no condition and has weight 0; all weights are 1/T where there is no other.
     Where the shares' weights add up to 0 (possible from three tasks on, with negative ones), no weights of
     sum 1 exist, and all are 0.
+
+    Raises `SolverError` where G is not finite or has a negative diagonal.
     """
-    shortest = shortest_square(gram, "imtl-g")
-    if shortest > 0:
-        return _of_directions(*cosines_and_lengths(gram, shortest))
-    weights = np.zeros(len(gram))
-    present = gram.diagonal().nonzero()[0]
-    if not len(present):
-        return weights + 1 / len(gram)
-    part = gram.take(present, 0).take(present, 1)
-    weights[present] = _of_directions(*cosines_and_lengths(part, 1.0))
+    weights, solved = _impartial_weights(gram, _INDEPENDENT)
+    if not solved:
+        raise failure("imtl-g", gram, math.inf, 0)
     return weights
 
 
-def _of_directions(cosines: Array, lengths: Array) -> Array:
-    """Return the weights for gradients of which none is 0."""
-    count = len(lengths)
-    if count <= 2:  # one is the other's mirror image, so their shares are equal
-        shares = np.ones(count)
-    else:
-        factor, shares, info = dposv(cosines, np.ones(count))
-        if info != 0 or dpocon(factor, count)[0] < _INDEPENDENT:
-            shares = _shares_of_dependent(cosines)
+@compiled()
+def _impartial_weights(gram: Array, independent: float) -> tuple[Array, bool]:
+    count, shortest = len(gram), least_square(gram)
+    weights = np.zeros(count)
+    if not shortest >= 0:
+        return weights, False
+    if shortest > 0:
+        return _of_directions(gram, independent)
+    present = np.diag(gram).nonzero()[0]
+    if len(present) == 0:
+        return weights + 1 / count, True
+    part = np.empty((len(present), len(present)))
+    for i in range(len(present)):
+        for j in range(len(present)):
+            part[i, j] = gram[present[i], present[j]]
+    shares, solved = _of_directions(part, independent)
+    weights[present] = shares
+    return weights, solved
+
+
+@compiled()
+def _of_directions(gram: Array, independent: float) -> tuple[Array, bool]:
+    """Return the weights for gradients of which none is 0, and whether they were found."""
+    count, solved = len(gram), True
+    cosines, lengths = cosines_and_lengths(gram, 1.0)
+    shares = np.ones(count)
+    if count > 2:  # of two, one is the other's mirror image, so their shares are equal
+        factor = np.empty((count, count))
+        if factorise(cosines, np.arange(count), factor) and _condition(factor) * independent < 1:
+            substitute(factor, shares)
+        else:
+            shares, solved = _shares_of_dependent(cosines)
     weights = shares / lengths
-    total = np.add.reduce(weights)
-    if total * total <= 1e-24 * weights.dot(weights):
-        return np.zeros(count)
-    result: Array = weights / total
-    return result
+    total, square = 0.0, 0.0
+    for weight in weights:
+        total += weight
+        square += weight * weight
+    if total * total <= 1e-24 * square:
+        return np.zeros(count), solved
+    return weights / total, solved
 
 
-def _shares_of_dependent(cosines: Array) -> Array:
-    """Return the shares ``b`` ``[T]`` where gradients may depend on each other."""
-    values, vectors = np.linalg.eigh(cosines)
-    dependent = int(values.searchsorted(_DEPENDENT * values[-1], side="right"))
-    parts = np.add.reduce(vectors, axis=0)
-    if dependent and np.abs(parts[:dependent]).max() > 1e-6 * math.sqrt(len(parts)):
-        shares: Array = vectors[:, :dependent].dot(parts[:dependent])
-    else:
-        shares = vectors[:, dependent:].dot(parts[dependent:] / values[dependent:])
-    return shares
+@compiled(reorder=True)
+def _condition(factor: Array) -> float:
+    """Return a bound on the condition of cosines ``C = Uᵀ U``: trace(C) trace(C⁻¹), at most T² times of it.
+
+    factor: U, in the upper triangle. The second trace is the sum of the squares in the inverse of U.
+    """
+    count = len(factor)
+    row, total = np.empty(count), 0.0
+    for i in range(count):  # U is upper triangular, and so is its inverse R: R U = 1, row by row
+        row[i:] = 0.0
+        row[i] = 1.0
+        for k in range(i, count):
+            row[k] /= factor[k, k]
+            total += row[k] * row[k]
+            for j in range(k + 1, count):
+                row[j] -= row[k] * factor[k, j]
+    return count * total
+
+
+@compiled()
+def _shares_of_dependent(cosines: Array) -> tuple[Array, bool]:
+    """Return the shares ``b`` ``[T]`` where gradients may depend on each other, and whether it ended."""
+    count = len(cosines)
+    values, parts, path, found = decompose(cosines, np.ones(count))
+    smallest, beyond = _DEPENDENT * values.max(), 0.0
+    for i in range(count):
+        if values[i] <= smallest:
+            beyond = max(beyond, abs(parts[i]))
+    impossible = beyond > 1e-6 * math.sqrt(count)
+    for i in range(count):
+        if (values[i] <= smallest) != impossible:
+            parts[i] = 0.0
+        elif not impossible:
+            parts[i] /= values[i]
+    return recompose(path, parts), found

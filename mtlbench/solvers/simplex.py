@@ -5,23 +5,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlbench.compiled import compiled
+
 Array = NDArray[np.float64]
 
 
+@compiled()
 def project_to_simplex(point: Array) -> Array:
-    """Return the point of  {w >= 0, sum(w) = 1}  nearest to ``point`` ``[T]``.
+    """Return the point of  {w >= 0, sum(w) = 1}  nearest to ``point`` ``[T]``. A kernel, also for kernels.
 
-    Exact, by sorting (Held, Wolfe & Crowder, Math. Programming 6, 1974): what is subtracted from all
-    coordinates is known as soon as it is known which of them stay positive.
+    All coordinates but those that end at 0 lose the same. Exact, by dropping what would turn negative until
+    nothing does (Michelot, Journal of Optimization Theory and Applications 50, 1986).
     """
-    falling = sorted(point.tolist(), reverse=True)
-    largest = falling[0]  # the same projection without it, and nothing is lost beside a large constant
-    total, threshold = -1.0, 0.0
-    for number, value in enumerate(falling, 1):
-        total += value - largest
-        if value - largest <= total / number:
-            break
-        threshold = total / number
+    largest = point.max()  # the same projection without it, and nothing is lost beside a large constant
+    threshold, kept, before = -np.inf, 0, len(point) + 1
+    while kept != before:
+        before, kept, total = kept, 0, -1.0
+        for value in point:
+            if value - largest > threshold:
+                total += value - largest
+                kept += 1
+        threshold = max(threshold, total / kept)  # rounding errors must not let anyone back in
     projected: Array = np.maximum(point - largest - threshold, 0)
-    projected /= np.add.reduce(projected)
+    projected /= projected.sum()
     return projected

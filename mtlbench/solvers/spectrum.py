@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlbench.solvers.gram import cosines_and_lengths, shortest_square
-from mtlbench.solvers.nonnegative import ROUNDING
+from mtlbench.compiled import compiled
+from mtlbench.solvers.eigen import decompose, recompose
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.nonnegative import ROUNDING, product
 
 Array = NDArray[np.float64]
 
@@ -20,32 +23,22 @@ def aligned_weights(gram: Array, scale_mode: ScaleMode = "min", *, precision: fl
 
     gram: ``G = J Jᵀ`` ``[T, T]``, float64, of any scale. scale_mode: what s is, over the eigenvalues that
     count: the root of the smallest (``"min"``), of the median (the lower of two) or of the mean
-    (``"rmse"``). precision: the relative error of G; see `_spectrum`. Ones where G is zero.
+    (``"rmse"``). precision: the relative error of G: those eigenvalues count that exceed the largest times T
+    times that, which is what errors of that size amount to. Ones where G is zero.
 
     Raises `SolverError` where G is not finite or has a negative diagonal.
     """
-    shortest_square(gram, "aligned_weights")
-    if not gram.diagonal().any():
-        return np.ones(len(gram))
-    values, vectors = _spectrum(gram, precision)
-    match scale_mode:
-        case "min":
-            square = values[0]
-        case "median":
-            square = values[(len(values) - 1) // 2]
-        case "rmse":
-            square = np.add.reduce(values) / len(values)
-    sums = np.add.reduce(vectors, axis=0)
-    # of gradients that cancel, such as two opposite ones, nothing is left: not even rounding errors
-    sums[np.abs(sums) <= len(gram) * ROUNDING] = 0
-    weights: Array = vectors.dot(np.sqrt(square / values) * sums)
+    weights, solved = _aligned_weights(gram, scale_mode == "min", scale_mode == "median", precision)
+    if not solved:
+        raise failure("aligned_weights", gram, math.inf, 0)
     return weights
 
 
 def config_weights(gram: Array, *, precision: float) -> Array:
     """Return the weights ``[T]`` of the vector that has one cosine with all task gradients.
 
-    gram: ``G = J Jᵀ`` ``[T, T]``, float64, of any scale. precision: the relative error of G; see `_spectrum`.
+    gram: ``G = J Jᵀ`` ``[T, T]``, float64, of any scale. precision: the relative error of G, as for
+    `aligned_weights`.
 
     With C the cosines between the gradients, ``C z = 1`` (by the pseudo-inverse) makes
     ``sum_t z_t g_t / |g_t|`` that vector up to its length, which is then set to the sum of the gradients'
@@ -54,26 +47,55 @@ def config_weights(gram: Array, *, precision: float) -> Array:
 
     Raises `SolverError` where G is not finite or has a negative diagonal.
     """
-    shortest = shortest_square(gram, "config_weights")
-    cosines, lengths = cosines_and_lengths(gram, shortest)
-    present = (gram.diagonal() > 0).astype(np.float64)
-    values, vectors = _spectrum(cosines, precision)
-    parts = present.dot(vectors)
-    if np.sqrt(parts.dot(parts)) <= len(gram) * precision:
-        return np.zeros(len(gram))
-    direction = present * vectors.dot(parts / values)
-    products = cosines.dot(direction)
-    length = (lengths * present).dot(products) / direction.dot(products)
-    weights: Array = direction / lengths * length
+    weights, solved = _config_weights(gram, precision)
+    if not solved:
+        raise failure("config_weights", gram, math.inf, 0)
     return weights
 
 
-def _spectrum(matrix: Array, precision: float) -> tuple[Array, Array]:
-    """Return the eigenvalues ``[R]``, ascending, and eigenvectors ``[T, R]`` that are not rounding errors.
+@compiled()
+def _aligned_weights(gram: Array, least: bool, median: bool, precision: float) -> tuple[Array, bool]:
+    count = len(gram)
+    if not least_square(gram) >= 0:
+        return np.ones(count), False
+    largest = np.diag(gram).max()
+    if largest == 0:
+        return np.ones(count), True
+    values, sums, path, found = decompose(gram / largest, np.ones(count))
+    kept = np.sort(values[values > values.max() * count * precision])
+    square = kept[0] if least else kept[(len(kept) - 1) // 2] if median else kept.mean()
+    for i in range(count):
+        # of gradients that cancel, such as two opposite ones, nothing is left: not even rounding errors
+        if values[i] < kept[0] or abs(sums[i]) <= count * ROUNDING:
+            sums[i] = 0.0
+        else:
+            sums[i] *= np.sqrt(square / values[i])
+    return recompose(path, sums), found
 
-    Those count that exceed the largest times T times ``precision``, which is what errors of that relative
-    size in the matrix amount to.
-    """
-    values, vectors = np.linalg.eigh(matrix)
-    first = int(np.searchsorted(values, values[-1] * len(matrix) * precision, side="right"))
-    return values[first:], vectors[:, first:]
+
+@compiled()
+def _config_weights(gram: Array, precision: float) -> tuple[Array, bool]:
+    count, shortest = len(gram), least_square(gram)
+    if not shortest >= 0:
+        return np.zeros(count), False
+    cosines, lengths = cosines_and_lengths(gram, shortest)
+    present = np.zeros(count)
+    for i in range(count):
+        present[i] = gram[i, i] > 0
+    values, parts, path, found = decompose(cosines, present)
+    smallest, square = values.max() * count * precision, 0.0
+    for i in range(count):
+        if values[i] > smallest:
+            square += parts[i] * parts[i]
+            parts[i] /= values[i]
+        else:
+            parts[i] = 0.0
+    if np.sqrt(square) <= count * precision:
+        return np.zeros(count), found
+    direction = present * recompose(path, parts)
+    along = across = 0.0
+    for i in range(count):
+        projection = product(cosines[i], direction)
+        along += lengths[i] * present[i] * projection
+        across += direction[i] * projection
+    return direction / lengths * (along / across), found

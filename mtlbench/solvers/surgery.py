@@ -55,16 +55,16 @@ def vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[A
 
 
 @compiled()
-def others_by_draw(draws: Array) -> Order:
-    """Return ``[T, T - 1]``: in row i all others than i, in the order of their ``draws`` ``[T, T]``."""
-    count = len(draws)
+def others_in_order(values: Array) -> Order:
+    """Return ``[T, T - 1]``: in row i all others than i, by rising ``values`` ``[T, T]`` of that row."""
+    count = len(values)
     order = np.empty((count, count - 1), dtype=np.int64)
     for i in range(count):
         placed = 0
         for j in range(count):
             if j != i:
                 place = placed
-                while place > 0 and draws[i, order[i, place - 1]] > draws[i, j]:
+                while place > 0 and values[i, order[i, place - 1]] > values[i, j]:
                     order[i, place] = order[i, place - 1]
                     place -= 1
                 order[i, place] = j

@@ -10,8 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtlbench.compiled import compiled
 from mtlbench.contracts import Task, Weighting
 from mtlbench.errors import MtlbenchError
+
+Array = NDArray[np.float64]
 
 BLOCK = 1 << 19
 """Elements of a block of `columns`."""
@@ -32,12 +35,29 @@ class Adam(nn.Module):
 
     def forward(self, active: Tensor, gradient: Tensor) -> Tensor:
         """Return what to add to the ``active`` values, whose ``gradient`` (float64) is given."""
-        steps = self.steps[active] + 1
-        first = 0.9 * self.first[active] + 0.1 * gradient
-        second = 0.999 * self.second[active] + 0.001 * gradient**2
-        self.steps[active], self.first[active], self.second[active] = steps, first, second
-        size = (second / (1 - 0.999**steps)).sqrt() + 1e-8
-        return -self.learning_rate * first / (1 - 0.9**steps) / size
+        state = [self.first, self.second, self.steps]
+        numbers = [each.numpy(force=True) for each in (*state, active, gradient)]
+        change = adam_step(self.learning_rate, *numbers)
+        if not self.first.is_cpu:
+            for each, moved in zip(state, numbers, strict=False):
+                each.copy_(torch.from_numpy(moved))
+        return torch.from_numpy(change).to(gradient)
+
+
+@compiled()
+def adam_step(
+    rate: float, first: Array, second: Array, steps: Array, active: NDArray[np.int64], gradient: Array
+) -> Array:
+    """Return what `Adam` adds to the active values; its state, arrays ``[count]``, moves in its place."""
+    change = np.empty(len(active))
+    for i in range(len(active)):
+        t = active[i]
+        steps[t] += 1
+        first[t] = 0.9 * first[t] + 0.1 * gradient[i]
+        second[t] = 0.999 * second[t] + 0.001 * gradient[i] ** 2
+        size = np.sqrt(second[t] / (1 - 0.999 ** steps[t])) + 1e-8
+        change[i] = -rate * first[t] / (1 - 0.9 ** steps[t]) / size
+    return change
 
 
 class GradientState(Weighting):
@@ -92,17 +112,28 @@ class SimplexState(Weighting):
         super().__init__(tasks)
         self.register_buffer("weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
 
-    def shares(self) -> NDArray[np.float64]:
+    def shares(self) -> Array:
         """Return the weights of the active tasks, divided by their sum."""
-        weights: NDArray[np.float64] = self.weights[self.active].numpy()
-        mass = weights.sum()
-        return weights / mass if mass > 0 else np.full(len(weights), 1 / len(weights))
+        return _shares(self.weights.numpy(), self.active.numpy())
 
-    def keep(self, shares: NDArray[np.float64]) -> Tensor:
+    def keep(self, shares: Array) -> Tensor:
         """Let the active tasks divide the weight that they have together like this; return ``shares``."""
-        answer = torch.from_numpy(shares)
-        self.weights[self.active] = self.weights[self.active].sum() * answer
-        return answer
+        _divide(self.weights.numpy(), self.active.numpy(), shares)
+        return torch.from_numpy(shares)
+
+
+@compiled()
+def _shares(weights: Array, active: NDArray[np.int64]) -> Array:
+    own = weights[active]
+    mass = own.sum()
+    return own / mass if mass > 0 else np.full(len(own), 1 / len(own))
+
+
+@compiled()
+def _divide(weights: Array, active: NDArray[np.int64], shares: Array) -> None:
+    mass = weights[active].sum()
+    for i in range(len(active)):
+        weights[active[i]] = mass * shares[i]
 
 
 def columns(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:

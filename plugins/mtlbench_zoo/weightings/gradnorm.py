@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlbench.compiled import compiled
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import Adam
+from mtlbench_zoo.weightings._state import Adam, adam_step
 
 _SMALLEST = 1e-3
 
@@ -61,28 +62,50 @@ class GradNorm(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64) and the losses ``[T]``."""
-        active = self.active.numpy()
-        weights: Array = self.weights.numpy()[active]
-        lengths = np.sqrt(gram.numpy().diagonal())
-        rates = self._rates(np.abs(losses.double().numpy(force=True)), active)
-        if not self.unit:
-            self.unit.fill_(float(lengths.mean()))
-        if self.unit:
-            slope = self._derivative(weights, lengths / float(self.unit), rates)
-            moved = weights + self.adam(self.active, torch.from_numpy(slope)).numpy()
-            moved = np.maximum(moved, _SMALLEST)
-            self.weights.numpy()[active] = moved * (weights.sum() / moved.sum())
-        return torch.from_numpy(weights)
+        adam = self.adam
+        state = (self.weights, self.first_losses, self.unit, adam.first, adam.second, adam.steps)
+        arrays = [each.numpy() for each in (gram, losses.double(), self.active, *state)]
+        return torch.from_numpy(_step(self.alpha, adam.learning_rate, *arrays))
 
-    def _rates(self, losses: Array, active: NDArray[np.int64]) -> Array:
-        """Return the inverse training rates ``[T]``; 1 for a task whose loss has been 0 from the start."""
-        seen: Array = self.first_losses.numpy()
-        first = seen[active]
-        seen[active] = first = np.where(first > 0, first, losses)
-        progress = np.divide(losses, first, out=np.ones_like(losses), where=first > 0)
-        return progress / progress.mean() if progress.any() else np.ones_like(progress)
 
-    def _derivative(self, weights: Array, lengths: Array, rates: Array) -> Array:
-        sizes = weights * lengths
-        slope: Array = np.sign(sizes - sizes.mean() * rates**self.alpha) * lengths
-        return slope
+@compiled()
+def _step(
+    alpha: float,
+    learning_rate: float,
+    gram: Array,
+    losses: Array,
+    active: NDArray[np.int64],
+    weights: Array,
+    first_losses: Array,
+    unit: Array,
+    first: Array,
+    second: Array,
+    steps: Array,
+) -> Array:
+    """Return the weights ``[T]`` of the active tasks, and then move them and their state."""
+    count, given = len(active), weights[active]
+    lengths = np.sqrt(np.diag(gram))
+    rates = _rates(np.abs(losses), active, first_losses)
+    if unit[()] == 0:
+        unit[()] = lengths.mean()
+    if unit[()] > 0:
+        lengths /= unit[()]
+        sizes = given * lengths
+        slope = np.sign(sizes - sizes.mean() * rates**alpha) * lengths
+        moved = np.maximum(given + adam_step(learning_rate, first, second, steps, active, slope), _SMALLEST)
+        moved *= given.sum() / moved.sum()
+        for i in range(count):
+            weights[active[i]] = moved[i]
+    return given
+
+
+@compiled()
+def _rates(losses: Array, active: NDArray[np.int64], first_losses: Array) -> Array:
+    """Return the inverse training rates ``[T]``; 1 for a task whose loss has been 0 from the start."""
+    progress = np.ones(len(active))
+    for i in range(len(active)):
+        if not first_losses[active[i]] > 0:
+            first_losses[active[i]] = losses[i]
+        if first_losses[active[i]] > 0:
+            progress[i] = losses[i] / first_losses[active[i]]
+    return progress / progress.mean() if progress.any() else np.ones(len(active))

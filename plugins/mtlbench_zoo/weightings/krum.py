@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlbench.compiled import compiled
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
+from mtlbench.solvers.gram import failure, least_square
+from mtlbench.solvers.surgery import others_in_order
+
+Array = NDArray[np.float64]
 
 _ROUNDING = 1e-12
 """Relative differences of scores that rounding errors of a Gram matrix can make."""
@@ -54,28 +61,34 @@ class Krum(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
-        products = gram.double().numpy(force=True)
-        count = len(products)
-        selected = min(self.n_selected, count)
-        weights = np.zeros(count)
-        weights[_select(products, max(count - self.n_byzantine - 2, 1), selected)] = 1 / selected
-        return torch.from_numpy(weights).to(gram)
+        products = gram.numpy()
+        neighbours = max(len(products) - self.n_byzantine - 2, 1)
+        weights, solved = _krum(products, neighbours, min(self.n_selected, len(products)))
+        if not solved:
+            raise failure("krum", products, math.inf, 0)
+        return torch.from_numpy(weights)
 
 
-def _select(gram: np.ndarray, neighbours: int, selected: int) -> list[int]:
-    """Return the ``selected`` indices with the least sums of squares to their nearest ``neighbours``."""
-    squares = gram.diagonal()
-    sizes = squares[:, None] + squares
-    distances = np.maximum(sizes - 2 * gram, 0)
-    np.fill_diagonal(distances, np.inf)
-    nearest = np.argsort(distances, axis=1, kind="stable")[:, : min(neighbours, len(gram) - 1)]
-    scores = np.take_along_axis(distances, nearest, axis=1).sum(axis=1)
-    noise = _ROUNDING * np.take_along_axis(sizes, nearest, axis=1).sum(axis=1)
-    chosen: list[int] = []
+@compiled()
+def _krum(gram: Array, neighbours: int, selected: int) -> tuple[Array, bool]:
+    """Weigh the ``selected`` tasks with the least sums of squares to their nearest ``neighbours``."""
+    count = len(gram)
+    weights, scores, noise, distances = np.zeros(count), np.zeros(count), np.zeros(count), np.empty_like(gram)
+    if not least_square(gram) >= 0:
+        return weights, False
+    for i in range(count):
+        for j in range(count):
+            distances[i, j] = max(gram[i, i] + gram[j, j] - 2 * gram[i, j], 0.0)
+    nearest = others_in_order(distances)
+    for i in range(count):
+        for j in nearest[i, :neighbours]:
+            scores[i] += distances[i, j]
+            noise[i] += _ROUNDING * (gram[i, i] + gram[j, j])
     for _ in range(selected):
-        best = int(scores.argmin())
-        equal = scores - scores[best] <= noise + noise[best]
-        first = int(np.flatnonzero(equal & np.isfinite(scores))[0])
-        chosen.append(first)
-        scores[first] = np.inf
-    return chosen
+        best = chosen = int(scores.argmin())
+        for i in range(count - 1, -1, -1):
+            if weights[i] == 0 and scores[i] - scores[best] <= noise[i] + noise[best]:
+                chosen = i
+        weights[chosen] = 1 / selected
+        scores[chosen] = np.inf
+    return weights, True

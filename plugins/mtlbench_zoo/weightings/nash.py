@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlbench.compiled import compiled
 from mtlbench.contracts import Need, Weighting
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers import fair_weights
@@ -57,10 +59,20 @@ class NashMTL(Weighting):
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64); the losses do not matter."""
         products = gram.numpy()
         weights = fair_weights(products)
-        size = float(np.linalg.norm(products))
-        if size > 0:
-            weights *= math.sqrt(size)
-        length = math.sqrt(max(float(weights.dot(products).dot(weights)), 0.0))
-        if 0 < self.max_norm < length:
-            weights *= self.max_norm / length
+        _rescale(weights, products, self.max_norm)
         return torch.from_numpy(weights)
+
+
+@compiled()
+def _rescale(weights: NDArray[np.float64], gram: NDArray[np.float64], max_norm: float) -> None:
+    """Multiply the solution for G so that it is that for ``G / |G|_F``; then shorten the update."""
+    size, length = 0.0, 0.0
+    for i in range(len(gram)):
+        for j in range(len(gram)):
+            size += gram[i, j] * gram[i, j]
+            length += weights[i] * gram[i, j] * weights[j]
+    factor = size**0.25 if size > 0 else 1.0
+    length = factor * math.sqrt(max(length, 0.0))
+    if 0 < max_norm < length:
+        factor *= max_norm / length
+    weights *= factor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlbench.contracts import Need, Weighting
-from mtlbench.solvers.surgery import Order, others_by_draw, project_conflicts
+from mtlbench.solvers.surgery import Order, others_in_order, project_conflicts
 
 _ONLY_ORDER = np.array([[1], [0]])
 
@@ -47,4 +47,4 @@ def partner_order(count: int, generator: torch.Generator) -> Order:
     if count == 2:
         return _ONLY_ORDER
     draws = torch.rand(count, count, dtype=torch.float64, generator=generator)
-    return others_by_draw(draws.numpy())
+    return others_in_order(draws.numpy())

@@ -6,12 +6,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlbench.compiled import compiled
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers.simplex import project_to_simplex
 from mtlbench_zoo.weightings._state import SimplexState
+
+Array = NDArray[np.float64]
 
 
 class SDMGrad(SimplexState):
@@ -63,13 +68,23 @@ class SDMGrad(SimplexState):
 
     def forward(self, cross: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the products ``[T, T]`` (float64); the losses do not matter."""
-        weights, products = self.shares(), cross.numpy()
-        mean = self.lamda / len(weights)
-        length = np.sqrt(products.diagonal().clip(min=0)).mean()
-        if length > 0:
-            products = products / length / length
-            velocity = np.zeros_like(weights)
-            for _ in range(self.n_iter):
-                velocity = self.momentum * velocity + products @ (weights + mean)
-                weights = project_to_simplex(weights - self.lr * velocity)
-        return (self.keep(weights) + mean) / (1 + self.lamda)
+        weights = _descend(self.shares(), cross.numpy(), self.lamda, self.n_iter, self.lr, self.momentum)
+        self.keep(weights)
+        return torch.from_numpy((weights + self.lamda / len(weights)) / (1 + self.lamda))
+
+
+@compiled()
+def _descend(weights: Array, products: Array, lamda: float, n_iter: int, lr: float, momentum: float) -> Array:
+    """Return where the steps on the simplex lead from ``weights``; products: ``J_1 J_2ᵀ`` ``[T, T]``."""
+    count = len(weights)
+    length = np.sqrt(np.maximum(np.diag(products), 0)).mean()
+    if not length > 0:
+        return weights
+    scaled, velocity = products / length / length, np.zeros(count)
+    for _ in range(n_iter):
+        for i in range(count):
+            velocity[i] *= momentum
+            for j in range(count):
+                velocity[i] += scaled[i, j] * (weights[j] + lamda / count)
+        weights = project_to_simplex(weights - lr * velocity)
+    return weights
