@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mtlbench.cli.options import data_dir_option, plugin_files, samples
+from mtlbench.cli.options import data_dir_option, images_option, plugin_files, samples, split_option
 from mtlbench.errors import MtlbenchError
 
 if TYPE_CHECKING:
@@ -180,14 +180,8 @@ def verify(name: str, source: Path | None, data_dir: Path | None, files: tuple[P
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", required=True,
     help="Where to put the picture; .png or .svg.",
 )  # fmt: skip
-@click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="train", show_default=True,
-    help="Split to look at.",
-)  # fmt: skip
-@click.option(
-    "--images", metavar="LIST",
-    help="Samples to show, numbered from 0, such as 0,3,8-10.  [default: eight, evenly spaced]",
-)  # fmt: skip
+@split_option("train")
+@images_option("eight, evenly spaced")
 @click.option(
     "--augment", metavar="LIST",
     help="Show them as the first epoch of a run with this --augment does; of the train split only.",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from mtlbench.cli.options import data_dir_option, plugin_files, samples
+from mtlbench.cli.options import data_dir_option, images_option, plugin_files, samples, split_option
 
 
 @click.command()
@@ -20,14 +20,8 @@ from mtlbench.cli.options import data_dir_option, plugin_files, samples
     "--format", "kind", type=click.Choice(["png", "svg"]), default="png", show_default=True,
     help="Format of the pictures.",
 )  # fmt: skip
-@click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
-    help="Split to look at.",
-)  # fmt: skip
-@click.option(
-    "--images", metavar="LIST",
-    help="Samples to show, numbered from 0, such as 0,3,8-10.  [default: four, evenly spaced]",
-)  # fmt: skip
+@split_option("test")
+@images_option("four, evenly spaced")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), metavar="DIR", show_default=True,
     help="Folder of the records.",
