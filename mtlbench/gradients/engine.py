@@ -187,6 +187,7 @@ class GradientEngine:
         if self._trunk:
             for part in self._methods:
                 part.eps = max(torch.finfo(self._trunk[0].dtype).eps, self.precision.eps)
+        self._learns = weighting.needs is Need.LOSSES and any(True for _ in weighting.parameters())
         self._others = weighting.needs.batches - 1
         self._active = torch.arange(len(self.tasks))
         self._present = list(self.tasks)
@@ -484,14 +485,22 @@ class GradientEngine:
         with torch.set_grad_enabled(moment is None):
             seen = [self._forward(part, names, whole) for part in parts]
         losses, penalty = self._totals(seen)
-        # The method sees the losses as a leaf: whatever it returns, its weights are the derivatives there.
-        leaf = losses.detach().requires_grad_()
-        if not _finite(leaf):
-            return self._step(leaf, penalty)
+        if not _finite(losses):
+            return self._step(losses, penalty)
+        # Whatever the method returns, its weights are the derivatives where it sees the losses. That is a
+        # leaf, unless one backward pass does for its objective and for the networks.
+        plain = whole is None and self.scale == "published" and not self.precision.scaled
+        joined = self._learns and plain and not self._probing
+        leaf = (torch.stack([*seen[0].each]) if joined else losses.detach()).requires_grad_()
+        leaf.retain_grad()
         result = self._given(self.weighting(leaf), torch.Size([]), leaf.shape)
         if result.dim() == 0:
-            torch.autograd.backward(result)
-            weights = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            roots = (
+                [result, penalty] if joined and penalty is not None and penalty.requires_grad else [result]
+            )
+            torch.autograd.backward(roots)
+            weights = torch.zeros_like(losses) if leaf.grad is None else leaf.grad
+            parts = [] if joined else parts
         else:
             weights = result.detach().to(losses)
         weights = self._rescale(weights)
@@ -506,8 +515,8 @@ class GradientEngine:
             self._backward(forward.each, seeds, forward.penalty)
         self._gram = self._probed(rows)
         if not self._collect():
-            return self._step(leaf, penalty, skipped=True)
-        return self._step(leaf, penalty, weights.tolist())
+            return self._step(losses, penalty, skipped=True)
+        return self._step(losses, penalty, weights.tolist())
 
     def _probe(self, losses: Sequence[Tensor], rows: list[list[Tensor | None]]) -> None:
         """Add the trunk gradients of ``losses`` to ``rows``, one for each (none: there are none yet)."""
@@ -587,12 +596,10 @@ class GradientEngine:
             ones = torch.ones(len(names))  # what a method is not asked for where nothing is shared
             own = self._own_weights(ones) if everything else ones.tolist()
         elif self.weighting.blocks == "model":
-            diagonal, hidden_share = "diagonal" in self.weighting.properties, ghosts.gram()
-            statistic = gram(shared, diagonal=diagonal) + hidden_share
-            if not diagonal:
-                self._gram = statistic
-            elif self._probing:
-                self._gram = gram(shared) + hidden_share
+            diagonal = "diagonal" in self.weighting.properties
+            statistic = self._gram = self._products(shared, ghosts, diagonal)
+            if diagonal:
+                self._gram = self._products(shared, ghosts) if self._probing else None
             weights, own = self._solve(statistic, losses, names)
             update = combine(shared, weights)
             if hidden := ghosts.combine(weights):
@@ -602,6 +609,11 @@ class GradientEngine:
             weights, own, update = self._weigh_blocks(shared, losses)
         self._assign(update, combine(rest, own))
         return self._follow(losses, penalty, names, weights, own, collected=True)
+
+    def _products(self, shared: Sequence[Gradient], ghosts: Ghosts, diagonal: bool = False) -> Tensor:
+        """Return the Gram matrix ``[T, T]`` of what is there and what is hidden."""
+        products = gram(shared, diagonal=diagonal)
+        return products + ghosts.gram() if ghosts.edges else products
 
     def _weigh_blocks(
         self, shared: Sequence[Gradient], losses: Tensor
@@ -637,11 +649,12 @@ class GradientEngine:
         hide: whether layers that are faster without weight gradients leave them out.
         """
         cut = self._cut(part, names, whole)
-        ghosts = Ghosts(self._trunk)
         if hide:
             levels = [level for pyramid in cut.pyramids for level in pyramid]
             roots, _ = _live(levels, [g for row in cut.cotangents for g in row])
             ghosts = find(roots, self._trunk, self._is_shared, len(names))
+        else:
+            ghosts = Ghosts(self._trunk)
         for task in range(len(names)):
             _add(trunk, task, self._pull(cut, task, ghosts))
         self._pull_penalty(cut)
@@ -901,14 +914,13 @@ class GradientEngine:
         # autograd may hand out one tensor twice, or a cotangent itself (a parameter that is simply added);
         # gradients are combined in place, so each must stand alone.
         taken = {g.untyped_storage().data_ptr() for g in (*cotangents, *deltas) if g is not None}
-        gradients: list[Tensor | None] = []
-        for gradient in pulled[: len(ghosts.plain)]:
+        gradients: list[Tensor | None] = list(pulled[: len(ghosts.plain)])
+        for place, gradient in enumerate(gradients):
             if gradient is not None:
                 address = gradient.untyped_storage().data_ptr()
                 if address in taken or 0 in gradient.stride():
-                    gradient = gradient.clone(memory_format=torch.contiguous_format)
+                    gradients[place] = gradient.clone(memory_format=torch.contiguous_format)
                 taken.add(address)
-            gradients.append(gradient)
         if len(gradients) == len(self._trunk):
             return gradients
         given = dict(zip(ghosts.plain, gradients, strict=True))
@@ -968,7 +980,8 @@ class GradientEngine:
             torch.autograd.backward(roots, seeds, **options)
 
     def _pull_penalty(self, cut: _Cut) -> None:
-        self._backward([], [], cut.penalty)
+        if cut.penalty is not None:
+            self._backward([], [], cut.penalty)
 
     def _assign(self, shared: list[Tensor | None], own: list[Tensor | None]) -> None:
         shared_gradients, own_gradients = iter(shared), iter(own)

@@ -263,12 +263,15 @@ def find(
     roots: the features of all tasks. trunk: the parameters that take gradients from there; only those that
     are ``shared`` can be hidden.
     """
-    open_to = [p for p, keep in zip(trunk, shared, strict=True) if keep and _is_simple(p)]
     # A layer has a row for every sample, or more: where that is too many already, nothing is looked for.
     least = len(roots[0]) if roots else 0
-    wide = [p for p in open_to if p.dim() in (2, 4) and pays(least, p[0].numel(), len(p), tasks)]
+    allowed = [p for p, keep in zip(trunk, shared, strict=True) if keep]
+    shapes = [(p, p.shape) for p in allowed]
+    wide = [p for p, s in shapes if len(s) in (2, 4) and pays(least, s[1:].numel(), s[0], tasks)]
     if not wide:
         return Ghosts(trunk)
+    open_to = [p for p in allowed if _is_simple(p)]
+    wide = [p for p in wide if _is_simple(p)]
     readers = _readers(roots)
     edges: list[GradientEdge] = []
     hidden: dict[Any, int] = {}

@@ -35,5 +35,6 @@ class IMTLL(NonnegativeLosses):
     def forward(self, losses: Tensor) -> Tensor:
         """Return the objective, a scalar, for the losses ``[T]``."""
         scale = self.log_scale if len(losses) == len(self.log_scale) else self.log_scale[self.active]
-        positive = self.read(losses) > 0
-        return (scale.exp() * losses - scale).where(positive, 0).sum()
+        (values,) = self.recall(losses)
+        terms = scale.exp() * losses - scale
+        return terms.sum() if all(value > 0 for value in values) else terms.where(losses > 0, 0).sum()

@@ -46,4 +46,4 @@ class UW(Weighting):
         factors = self.factors
         if len(losses) < len(eta):
             eta, factors = eta[self.active], factors[self.active]
-        return (factors * losses * (-eta).exp() + eta / 2).sum()
+        return torch.add((-eta).exp() * factors * losses, eta, alpha=0.5).sum()
