@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 BLOCK = 1 << 19
 """Elements of a block of `columns`."""
 
+_STRETCH = 1 << 11
+"""Elements that a kernel sums in the rows' own precision, and uses again while they are in the cache."""
+
 
 class Adam(nn.Module):
     """Adam (arXiv:1412.6980) for ``count`` values of which only some may be active in a step."""
@@ -93,11 +96,67 @@ class GradientState(Weighting):
         if rows is not self.running:
             self.running[self.active] = rows
 
+    def average(
+        self, jacobian: Tensor, kept: float, shares: Sequence[float], weights: Sequence[float] = ()
+    ) -> tuple[Tensor, Array]:
+        """Let ``running`` y of each active task be  kept y_t + shares_t g_t,  in one pass over the memory.
+
+        Return these rows ``[T, P]`` and, float64 ``[2, T]``, the diagonal of  M = Y Yᵀ  and, where weights
+        are given, M times these; summed in the rows' precision, see `squared_without_loss`.
+        """
+        self.grow(jacobian)
+        rows = self.rows()
+        gradients = jacobian.detach().to(rows)
+        numbers = torch.tensor([kept, *shares, *weights], dtype=rows.dtype)
+        if rows.is_cpu and rows.dtype in (torch.float32, torch.float64) and gradients.is_contiguous():
+            found = np.zeros((2, len(rows)))
+            _average(rows.numpy(), gradients.numpy(), numbers.numpy(), found)
+        else:
+            numbers, count = numbers.to(rows.device), 1 + len(shares)
+            sums = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
+            for averages, new in columns(rows, gradients):
+                averages.mul_(numbers[0]).addcmul_(new, numbers[1:count, None])
+                sums[0] += squares(averages)
+                if weights:
+                    sums[1] += torch.mv(averages, numbers[count:] @ averages)
+            found = sums.numpy(force=True)
+        self.keep(rows)
+        return rows, found
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}running")
         if saved is not None and len(saved) == len(self.running):
             self.running = torch.empty_like(saved, device=self.running.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@compiled(reorder=True)
+def _average(rows: Any, gradients: Any, numbers: Any, found: Array) -> None:
+    """Do what `GradientState.average` says; numbers: what is kept, T shares and T weights or none."""
+    count, length = rows.shape
+    zero, kept = rows.dtype.type(0), numbers[0]
+    total = np.empty(_STRETCH, rows.dtype)
+    for begin in range(0, length, _STRETCH):
+        end = min(begin + _STRETCH, length)
+        for t in range(count):
+            row, gradient, share, square = rows[t, begin:end], gradients[t, begin:end], numbers[1 + t], zero
+            for k in range(len(row)):
+                value = kept * row[k] + share * gradient[k]
+                row[k] = value
+                square += value * value
+            found[0, t] += square
+        if len(numbers) == 1 + count:
+            continue
+        total[:] = zero
+        for t in range(count):
+            row, weight = rows[t, begin:end], numbers[1 + count + t]
+            for k in range(len(row)):
+                total[k] += weight * row[k]
+        for t in range(count):
+            row, product = rows[t, begin:end], zero
+            for k in range(len(row)):
+                product += row[k] * total[k]
+            found[1, t] += product
 
 
 class SimplexState(Weighting):
@@ -114,23 +173,25 @@ class SimplexState(Weighting):
 
     def shares(self) -> Array:
         """Return the weights of the active tasks, divided by their sum."""
-        return _shares(self.weights.numpy(), self.active.numpy())
+        return shares_of(self.weights.numpy(), self.active.numpy())
 
     def keep(self, shares: Array) -> Tensor:
         """Let the active tasks divide the weight that they have together like this; return ``shares``."""
-        _divide(self.weights.numpy(), self.active.numpy(), shares)
+        divide(self.weights.numpy(), self.active.numpy(), shares)
         return torch.from_numpy(shares)
 
 
 @compiled()
-def _shares(weights: Array, active: NDArray[np.int64]) -> Array:
+def shares_of(weights: Array, active: NDArray[np.int64]) -> Array:
+    """Return the weights of the active tasks, divided by their sum."""
     own = weights[active]
     mass = own.sum()
     return own / mass if mass > 0 else np.full(len(own), 1 / len(own))
 
 
 @compiled()
-def _divide(weights: Array, active: NDArray[np.int64], shares: Array) -> None:
+def divide(weights: Array, active: NDArray[np.int64], shares: Array) -> None:
+    """Let the active tasks divide the weight that they have together in these shares."""
     mass = weights[active].sum()
     for i in range(len(active)):
         weights[active[i]] = mass * shares[i]
@@ -149,6 +210,6 @@ def squares(rows: Tensor) -> Tensor:
     return torch.stack([row.dot(row) for row in rows]).double()
 
 
-def squared_without_loss(squares: Tensor) -> bool:
+def squared_without_loss(squares: Array) -> bool:
     """Return whether squares and their parts are well inside of what float32 can hold."""
     return bool(((squares > 1e-24) & (squares < 1e30)).all())

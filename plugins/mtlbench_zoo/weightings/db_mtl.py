@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import GradientState, columns, squared_without_loss, squares
+from mtlbench_zoo.weightings._state import GradientState, squared_without_loss
 
 
 class DBMTL(GradientState):
@@ -47,21 +48,15 @@ class DBMTL(GradientState):
 
     def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Return the update ``[P]`` for the Jacobian ``[T, P]`` and the losses ``[T]``."""
-        self.grow(jacobian)
-        self.steps += 1
-        keep = self.beta / int(self.steps) ** self.beta_sigma
-        sizes = losses.detach().double().cpu().abs()
-        sizes = sizes.clamp(min=1e-8 * float(sizes.max())) if sizes.any() else torch.ones_like(sizes)
-        self.head_weights = 1 / sizes
-        rows, shares = self.rows(), ((1 - keep) / sizes).to(self.running)[:, None]
-        found = torch.zeros_like(sizes, device=rows.device)
-        for averages, gradients in columns(rows, jacobian.to(rows)):
-            found += squares(averages.mul_(keep).addcmul_(gradients, shares))
-        self.keep(rows)
-        if squared_without_loss(found):
-            sizes = found.sqrt()
-        else:
-            sizes = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-        longest = sizes.max()
-        factors = torch.where(sizes > 1e-30 * longest, longest / sizes, 0.0)
-        return (factors.to(rows) @ rows).to(jacobian)
+        kept = self.beta / int(self.steps.add_(1)) ** self.beta_sigma
+        sizes = [abs(loss) for loss in losses.tolist()]
+        smallest = 1e-8 * max(sizes)
+        sizes = [max(size, smallest) if smallest > 0 else 1.0 for size in sizes]
+        self.head_weights = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
+        rows, found = self.average(jacobian, kept, [(1 - kept) / size for size in sizes])
+        lengths = np.sqrt(found[0])
+        if not squared_without_loss(found[0]):
+            lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).numpy(force=True)
+        longest = lengths.max()
+        factors = [longest / length if length > 1e-30 * longest else 0.0 for length in lengths.tolist()]
+        return (rows.new_tensor(factors) @ rows).to(jacobian)

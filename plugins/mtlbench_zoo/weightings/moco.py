@@ -7,12 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlbench.compiled import compiled
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers.simplex import project_to_simplex
-from mtlbench_zoo.weightings._state import GradientState, columns, squared_without_loss, squares
+from mtlbench_zoo.weightings._state import (
+    GradientState,
+    columns,
+    divide,
+    shares_of,
+    squared_without_loss,
+    squares,
+)
+
+Array = NDArray[np.float64]
 
 
 class MoCo(GradientState):
@@ -70,32 +81,33 @@ class MoCo(GradientState):
 
     def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Return the update ``[P]`` for the Jacobian ``[T, P]``."""
-        self.grow(jacobian)
-        self.steps += 1
-        step = int(self.steps)
+        step = int(self.steps.add_(1))
         follow = self.beta / step**self.beta_sigma
-        before = self.weights[self.active].numpy(force=True)
-        mass = before.sum()
-        weights = before / mass if mass > 0 else np.full(len(before), 1 / len(before))
-        rows, given = self.rows(), torch.from_numpy(weights).to(self.running)
-        found = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
-        for averages, gradients in columns(rows, jacobian.to(rows)):
-            found += _along(averages.lerp_(gradients, follow), given)
-        self.keep(rows)
+        every, active = self.weights.numpy(force=True), self.active.numpy(force=True)
+        weights = shares_of(every, active)
+        rows, found = self.average(jacobian, 1 - follow, [follow] * len(weights), weights.tolist())
         if not squared_without_loss(found[0]):
-            found.zero_()
-            for (averages,) in columns(rows):
-                found += _along(averages.double(), given.double())
-        lengths, along = found.numpy(force=True)
-        mean = lengths.mean()
-        if mean > 0:
-            slope = along / mean + self.rho * weights
-            weights = project_to_simplex(weights - self.gamma / step**self.gamma_sigma * slope)
-        answer = torch.from_numpy(weights)
-        self.weights[self.active] = (mass * answer).to(self.weights)
-        return (answer.to(rows) @ rows).to(jacobian)
+            found = _along(rows, torch.from_numpy(weights).to(rows.device)).numpy(force=True)
+        weights = _descend(weights, found, self.gamma / step**self.gamma_sigma, self.rho)
+        divide(every, active, weights)
+        if not self.weights.is_cpu:
+            self.weights.copy_(torch.from_numpy(every))
+        return (torch.from_numpy(weights).to(rows) @ rows).to(jacobian)
+
+
+@compiled()
+def _descend(weights: Array, found: Array, step: float, rho: float) -> Array:
+    """Return the weights after a step; found: the diagonal of M, and M w ``[2, T]``."""
+    mean = found[0].mean()
+    if not mean > 0:
+        return weights
+    return project_to_simplex(weights - step * (found[1] / mean + rho * weights))
 
 
 def _along(rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the diagonal of ``M = Y Yᵀ`` and ``M w``, float64 ``[2, T]``, without M."""
-    return torch.stack((squares(rows), torch.mv(rows, weights @ rows).double()))
+    """Return the diagonal of ``M = Y Yᵀ`` and ``M w``, float64 ``[2, T]``, without M and in float64."""
+    found = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
+    for (averages,) in columns(rows):
+        part = averages.double()
+        found += torch.stack((squares(part), torch.mv(part, weights @ part)))
+    return found
