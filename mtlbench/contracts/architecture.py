@@ -59,6 +59,9 @@ class Architecture(nn.Module, ABC):
     cost: ClassVar[str] = ""
     shares_features: ClassVar[bool] = False
     """Whether `Features.shared` is given, so that gradients may be taken with respect to features."""
+    pulled_apart: bool = False
+    """Whether each task's gradient is pulled through the graph by itself; the engine says so. Where not, one
+    operation may compute several tasks' features, which would cost as much for the gradient of one task."""
     called: str
     """What messages call it: the plugin's name where it was chosen by that, else the class's."""
 

@@ -178,6 +178,7 @@ class GradientEngine:
                     "--grad features: each task has its own inputs, so no feature tensor feeds all tasks;"
                     " use --grad parameters"
                 )
+        architecture.pulled_apart = weighting.needs is not Need.LOSSES and space == "parameters"
         shared = set(architecture.shared_parameters())
         self._trunk = [p for p in architecture.parameters() if p.requires_grad]
         self._is_shared = [p in shared for p in self._trunk]

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mtlbench.contracts import Encoder, Map, Task, Vector
 from mtlbench.errors import MtlbenchError
+from mtlbench.gradients import GradientEngine
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
 from mtlbench_zoo.architectures._parallel import near_identity
 from mtlbench_zoo.architectures._parts import run, sample_one
@@ -23,12 +24,14 @@ from mtlbench_zoo.architectures.cross_stitch import CrossStitch
 from mtlbench_zoo.architectures.dselect_k import DSelectK, SelectK, smooth_step
 from mtlbench_zoo.architectures.ltb import LTB
 from mtlbench_zoo.architectures.mmoe import MMoE, _PerTask
-from mtlbench_zoo.architectures.mtan import MTAN, _blocks, _cut, _unpool
+from mtlbench_zoo.architectures.mtan import MTAN, _blocks, _cut, _joins, _unpool
 from mtlbench_zoo.architectures.nddr import NDDR
 from mtlbench_zoo.architectures.ple import PLE
 from mtlbench_zoo.encoders.conv import Conv
 from mtlbench_zoo.encoders.resnet import ResNet18
 from mtlbench_zoo.encoders.unet import UNet
+from mtlbench_zoo.weightings.ew import EqualWeighting
+from mtlbench_zoo.weightings.mgda import MGDA
 
 A, B, C = (
     Task("a", Map(1), BinaryCrossEntropy(), ()),
@@ -164,6 +167,54 @@ def test_mtan_is_its_formula() -> None:
         reading = features.readings[level]
         assert (reading.kind, reading.place, reading.task) == ("attention", f"stage{level + 1}", "b")
         torch.testing.assert_close(reading.values, mask)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+@pytest.mark.parametrize("names", [None, ["c", "a"]])
+def test_mtan_joins_hidden_layers_only_to_be_faster(
+    dtype: torch.dtype, error: float, names: list[str] | None
+) -> None:
+    def trained(apart: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
+        torch.manual_seed(0)
+        architecture = MTAN(unet, (A, B, C)).to(dtype)
+        architecture.pulled_apart = apart
+        for module in architecture.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+        x = images().to(dtype).requires_grad_()
+        features = architecture(x, names)
+        levels = [level for pyramid in features.pyramids.values() for level in pyramid]
+        draw = torch.Generator().manual_seed(1)
+        seeds = [torch.randn(level.shape, generator=draw, dtype=dtype) for level in levels]
+        found = [p for p in [x, *architecture.parameters()] if p.requires_grad]
+        gradients = torch.autograd.grad(levels, found, seeds, allow_unused=True, retain_graph=True)
+        size = len(levels) // len(features.pyramids)
+        one = torch.autograd.grad(levels[:size], found, seeds[:size], allow_unused=True)
+        pulled = zip([*found, *found], [*gradients, *one], strict=True)
+        given = [*levels, *(r.values for r in features.readings)]
+        given += [torch.zeros_like(p) if g is None else g for p, g in pulled]
+        return given, architecture.state_dict()
+
+    (apart, state), (joined, joined_state) = trained(True), trained(False)
+    assert any(not torch.equal(a, b) for a, b in zip(apart, joined, strict=True))  # it did join
+    torch.testing.assert_close(joined, apart, rtol=error, atol=error * 50)
+    torch.testing.assert_close(joined_state, state, rtol=error, atol=error)
+
+
+def test_mtan_joins_nothing_where_norms_are_replaced_or_tasks_pulled_apart() -> None:
+    architecture = MTAN(unet, (A, B, C))
+    parts = [stages[1] for stages in architecture.attention]
+    assert _joins(parts)
+    assert not _joins(parts[:1])
+    norm = parts[2].norm
+    assert norm is not None
+    norm.forward = norm.forward  # type: ignore[method-assign]  # as for norms over several processes
+    assert not _joins(parts)
+    heads = {name: nn.Identity() for name in "abc"}
+    for weighting, apart in ((MGDA(), True), (EqualWeighting(), False)):
+        GradientEngine(architecture, heads, (A, B, C), weighting)
+        assert architecture.pulled_apart is apart
 
 
 @pytest.mark.parametrize("reduction", [1, 4])

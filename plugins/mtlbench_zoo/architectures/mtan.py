@@ -27,6 +27,10 @@ Blocks = tuple[Tensor, Tensor]
 """What the first and what the last block of a stage gave."""
 
 
+JOINED = 64
+"""Up to how many channels of all tasks' hidden layers are computed together."""
+
+
 class MTAN(Architecture):
     """Multi-task attention network: one encoder, and for each task soft attention to every stage of it.
 
@@ -94,25 +98,30 @@ class MTAN(Architecture):
         decoded: list[Blocks] = []
         if self.decoder is not None and any(name in self.maps for name in names):
             decoded = self.decoder([last for _, last in stages])
+        masks: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+        attended: dict[str, list[Tensor]] = {name: [] for name in names}
+        for index, (first, last) in enumerate(stages):
+            passed = None
+            if index:
+                passed = [self.passing[index - 1](pool_to(attended[n][-1], last.shape[2:])) for n in names]
+            parts = [self.attention[self.task_names.index(name)][index] for name in names]
+            for name, mask in zip(names, self._masks(parts, first, passed), strict=True):
+                masks[name][stage_name(index)] = mask
+                attended[name].append(mask * last)
         pyramids: dict[str, Pyramid] = {}
         readings = []
         for name in names:
-            masks = {}
-            attended: list[Tensor] = []
-            for index, (first, last) in enumerate(stages):
-                passed = None
-                if index:
-                    passed = self.passing[index - 1](pool_to(attended[-1], last.shape[2:]))
-                mask = self.attention[self.task_names.index(name)][index](first, passed)
-                masks[stage_name(index)] = mask
-                attended.append(mask * last)
-            pyramids[name] = tuple(attended)
+            pyramids[name] = tuple(attended[name])
             if self.decoder is not None and name in self.maps:
                 finest = self.decoder.attend(
-                    self.maps.index(name), attended[-1], decoded, [last for _, last in stages], masks
+                    self.maps.index(name),
+                    attended[name][-1],
+                    decoded,
+                    [last for _, last in stages],
+                    masks[name],
                 )
                 pyramids[name] = (finest,)
-            readings += [Reading("attention", place, mask.detach(), name) for place, mask in masks.items()]
+            readings += [Reading("attention", at, mask.detach(), name) for at, mask in masks[name].items()]
         return Features(pyramids, readings=tuple(readings))
 
     def shape(self, task: str) -> PyramidShape:
@@ -128,6 +137,20 @@ class MTAN(Architecture):
         if self.decoder is not None and len(self.maps) > 1:
             yield from self.decoder.steps.parameters()
             yield from self.decoder.passing.parameters()
+
+    def _masks(
+        self, parts: Sequence[_Attention], first: Tensor, passed: Sequence[Tensor] | None
+    ) -> list[Tensor]:
+        """Return each task's mask. In training their hidden layers are joined where they are narrow.
+
+        Time goes into passes over memory there, and one pass over the channels of all tasks is much faster
+        than one for each. It is not where every task's gradient is pulled by itself.
+        """
+        if not self.training or self.pulled_apart or not _joins(parts):
+            return [
+                part(first, None if passed is None else passed[number]) for number, part in enumerate(parts)
+            ]
+        return [part.open(h) for part, h in zip(parts, _hidden(parts, first, passed), strict=True)]
 
     def _run_encoder(self, x: Tensor) -> list[Blocks]:
         found = []
@@ -168,6 +191,59 @@ class _Attention(nn.Module):
         if passed is not None and self.norm is not None:
             first = torch.cat([first, functional.relu(self.norm(passed), inplace=True)], dim=1)
         return torch.sigmoid_(self.mask(first))
+
+    def open(self, hidden: Tensor) -> Tensor:
+        """Return the mask from the hidden layer."""
+        for layer in self.mask[3:]:
+            hidden = layer(hidden)
+        return torch.sigmoid_(hidden)
+
+    @property
+    def reader(self) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+        """Return the convolution and the norm of the hidden layer."""
+        convolution, norm = self.mask[0], self.mask[1]
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        return convolution, norm
+
+
+def _joins(parts: Sequence[_Attention]) -> bool:
+    """Whether one pass serves the hidden layers of these tasks better than one for each."""
+    norms = [norm for part in parts for norm in (part.norm, part.reader[1]) if norm is not None]
+    replaced = any("forward" in vars(norm) for norm in norms)  # by one over the samples of all processes
+    return not replaced and 1 < len(parts) <= JOINED // parts[0].reader[0].out_channels
+
+
+def _hidden(parts: Sequence[_Attention], first: Tensor, passed: Sequence[Tensor] | None) -> list[Tensor]:
+    """Return the hidden layer of each task, from one convolution with a matrix of blocks and one norm."""
+    weights = [part.reader[0].weight.flatten(1) for part in parts]
+    matrix = torch.cat(weights)
+    if passed is not None:
+        shared = first.shape[1]
+        own = torch.block_diag(*[weight[:, shared:] for weight in weights])
+        matrix = torch.cat([matrix[:, :shared], own], dim=1)
+        norms = [part.norm for part in parts if part.norm is not None]
+        first = torch.cat([first, _rectified(norms, torch.cat([*passed], dim=1))], dim=1)
+    hidden = _rectified(
+        [part.reader[1] for part in parts], functional.conv2d(first, matrix[:, :, None, None])
+    )
+    return [h.contiguous(memory_format=torch.channels_last) for h in hidden.chunk(len(parts), dim=1)]
+
+
+def _rectified(norms: Sequence[nn.BatchNorm2d], x: Tensor) -> Tensor:
+    """Return what ``norms`` in training and ReLU make of ``x``, whose channels they share in their order."""
+    means = [norm.running_mean for norm in norms if norm.running_mean is not None]
+    variances = [norm.running_var for norm in norms if norm.running_var is not None]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    mean, variance = torch.cat(means), torch.cat(variances)
+    weight, bias = (torch.cat([getattr(norm, name) for norm in norms]) for name in ("weight", "bias"))
+    momentum, eps = norms[0].momentum, norms[0].eps
+    assert momentum is not None
+    x = functional.batch_norm(x, mean, variance, weight, bias, True, momentum, eps)
+    with torch.no_grad():
+        torch._foreach_copy_([*means, *variances], [*mean.chunk(len(norms)), *variance.chunk(len(norms))])
+        torch._foreach_add_(counts, 1)
+    return functional.relu(x, inplace=True)
 
 
 class _Decoder(nn.Module):
