@@ -60,8 +60,8 @@ class Architecture(nn.Module, ABC):
     shares_features: ClassVar[bool] = False
     """Whether `Features.shared` is given, so that gradients may be taken with respect to features."""
     pulled_apart: bool = True
-    """Whether any task's gradient may be pulled through the graph by itself. Where the engine says that none is,
-    one operation may compute several tasks' features, though the gradient of one would cost that of all."""
+    """Whether a task's gradient may be pulled through the graph by itself. Where the engine says none is, one
+    operation may compute several tasks' features, though the gradient of one would cost that of all."""
     called: str
     """What messages call it: the plugin's name where it was chosen by that, else the class's."""
 
