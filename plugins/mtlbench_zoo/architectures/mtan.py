@@ -194,7 +194,7 @@ class _Attention(nn.Module):
 
     def open(self, hidden: Tensor) -> Tensor:
         """Return the mask from the hidden layer."""
-        for layer in self.mask[3:]:
+        for layer in list(self.mask)[3:]:
             hidden = layer(hidden)
         return torch.sigmoid_(hidden)
 
@@ -220,7 +220,7 @@ def _hidden(parts: Sequence[_Attention], first: Tensor, passed: Sequence[Tensor]
     matrix = torch.cat(weights)
     if passed is not None:
         shared = first.shape[1]
-        own = torch.block_diag(*[weight[:, shared:] for weight in weights])
+        own = torch.block_diag(*[weight[:, shared:] for weight in weights])  # type: ignore[no-untyped-call]
         matrix = torch.cat([matrix[:, :shared], own], dim=1)
         norms = [part.norm for part in parts if part.norm is not None]
         first = torch.cat([first, _rectified(norms, torch.cat([*passed], dim=1))], dim=1)
