@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtlbench.compiled import compiled
 from mtlbench.solvers.cholesky import factorise, substitute
-from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square, within_rounding
 from mtlbench.solvers.min_norm import solve_min_norm
 from mtlbench.solvers.nonnegative import ROUNDING, block_pivoting, lawson_hanson, product
 
@@ -24,6 +24,7 @@ _MIN_NORM = 1e-9
 """The tolerance of the shortest vector that bounds the progress."""
 
 
+@within_rounding
 def conflict_averse_correction(gram: Array, radius: float, *, tol: float = 1e-9) -> Array:
     """Return ``z >= 0`` ``[T]`` for which ``d = g_0 + Jᵀ z`` has the largest ``min_i g_iᵀ d`` in a ball.
 
@@ -42,7 +43,8 @@ def conflict_averse_correction(gram: Array, radius: float, *, tol: float = 1e-9)
     mostly ends at the solution. Else the convex function ``|Jᵀ z(ν)|`` is followed to its root by Newton
     steps, which come from the right and never pass it.
 
-    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
+    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached; a
+    matrix that lacks that by rounding alone is mended first (`within_rounding`).
     """
     gram, radius, residual = np.ascontiguousarray(gram), float(radius), math.nan
     for solve in (_by_pivoting, _by_newton):
@@ -231,10 +233,11 @@ def _newton(ball: _Ball) -> tuple[Array, float, bool]:
         if progress == 0:
             return unknowns, progress, True
     candidate, factor, passive = np.empty(count), np.empty((count, count)), np.empty(count, np.bool_)
+    best, reached, least = unknowns, progress, np.inf
     for _ in range(100):
         unknowns, found = _nearest(ball, progress)
         if not found:
-            return unknowns, progress, False
+            break
         for i in range(count):
             passive[i] = unknowns[i] != 0
         exact, found = _on(ball, passive, candidate, factor)
@@ -242,11 +245,15 @@ def _newton(ball: _Ball) -> tuple[Array, float, bool]:
             _clip(candidate)
             if _residual(ball, candidate, exact) <= 1e-12:
                 return candidate, exact, True
+        residual = _residual(ball, unknowns, progress)
+        if residual < least:
+            best, reached, least = unknowns, progress, residual
         length = math.sqrt(max(_square(ball.cosines, unknowns), 0.0))
-        if length <= ball.radius * (1 + 1e-12):
+        slope = product(ball.bound, unknowns)
+        if abs(length - ball.radius) <= 1e-12 * ball.radius or not slope > 0:
             break
-        progress -= (length - ball.radius) * length / product(ball.bound, unknowns)
-    return unknowns, progress, True
+        progress -= (length - ball.radius) * length / slope  # back again, where rounding led too far
+    return best, reached, least < np.inf
 
 
 @compiled()

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlbench.compiled import compiled
-from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square, within_rounding
 from mtlbench.solvers.nonnegative import block_pivoting, lawson_hanson, product
 
 Array = NDArray[np.float64]
 
 
+@within_rounding
 def dual_cone_projection(gram: Array, weights: Array, *, tol: float = 1e-9) -> Array:
     """Return ``p`` such that ``Jᵀ p`` is the projection of ``Jᵀ w`` on ``{d : J d >= 0}``.
 
@@ -25,7 +26,8 @@ def dual_cone_projection(gram: Array, weights: Array, *, tol: float = 1e-9) -> A
     problem in ``v = p - w >= 0`` for the methods of `mtlbench.solvers.nonnegative`. The vector ``Jᵀ p`` is
     unique; ``p`` is where the gradients are independent. A gradient that is 0 adds nothing.
 
-    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
+    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached; a
+    matrix that lacks that by rounding alone is mended first (`within_rounding`).
     """
     projections, residual = _project(np.ascontiguousarray(gram), weights.reshape(-1, len(gram)), tol)
     if not residual <= tol:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mtlbench.compiled import compiled
 from mtlbench.solvers.cholesky import factorise, substitute
-from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
+from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square, within_rounding
 from mtlbench.solvers.nonnegative import product
 
 Array = NDArray[np.float64]
@@ -23,6 +23,7 @@ _ROUNDS = 200
 rounding errors keep the steps from getting small."""
 
 
+@within_rounding
 def fair_weights(gram: Array, alpha: float = 1.0, *, tol: float = 1e-9) -> Array:
     """Return the weights ``w > 0`` ``[T]`` with ``(G w)_i = w_i^(-1/alpha)`` for all tasks i.
 
@@ -39,7 +40,8 @@ def fair_weights(gram: Array, alpha: float = 1.0, *, tol: float = 1e-9) -> Array
     ``b_i = w_i |g_i|^(2/(1 + p))``, ``p = 1/alpha``, which are of order one whatever the lengths. A step is
     scaled so that its matrix has no eigenvalue below p, and is shortened while it overshoots.
 
-    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
+    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached; a
+    matrix that lacks that by rounding alone is mended first (`within_rounding`).
     """
     weights, residual = _fair_weights(gram, 1 / alpha)
     if not residual <= tol:

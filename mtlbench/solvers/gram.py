@@ -21,6 +21,9 @@ kernel returns its answer and a residual, NaN where the matrix cannot be solved,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,11 @@ from mtlbench.compiled import compiled
 from mtlbench.solvers.errors import SolverError
 
 Array = NDArray[np.float64]
+Arguments = ParamSpec("Arguments")
+Solver = Callable[Concatenate[Array, Arguments], Array]
+
+ROUNDING = 2.0**-22
+"""By how much the product of gradients in float32 may be off, relative to their lengths."""
 
 
 @compiled()
@@ -95,3 +103,28 @@ def failure(method: str, gram: Array, residual: float, tol: float) -> SolverErro
     except SolverError as error:
         return error
     return not_reached(method, residual, tol)
+
+
+def within_rounding(solve: Solver[Arguments]) -> Solver[Arguments]:
+    """Return a solver that answers, where it cannot for ``gram``, for a matrix that is the same to rounding.
+
+    Gradients in float32 that depend on each other have a matrix with eigenvalues of either sign near 0, and
+    no solver ends there. Then every square is increased by T times `ROUNDING`, the most by which an
+    eigenvalue of the cosines can be off. A matrix that is not solved so either raises what it raised first.
+    """
+
+    @wraps(solve)
+    def solved(gram: Array, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Array:
+        try:
+            return solve(gram, *args, **kwargs)
+        except SolverError as error:
+            if not np.isfinite(gram).all():
+                raise
+            raised = error
+        ridged = gram + np.diag(gram.diagonal() * len(gram) * ROUNDING)
+        try:
+            return solve(ridged, *args, **kwargs)
+        except SolverError:
+            raise raised from None
+
+    return cast("Solver[Arguments]", solved)

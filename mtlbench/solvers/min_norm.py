@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 
 from mtlbench.compiled import compiled
 from mtlbench.solvers.errors import SolverError
-from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square, not_reached, shortest_square
+from mtlbench.solvers.gram import (
+    cosines_and_lengths,
+    failure,
+    least_square,
+    not_reached,
+    shortest_square,
+    within_rounding,
+)
 from mtlbench.solvers.nonnegative import block_pivoting, lawson_hanson, product
 
 Array = NDArray[np.float64]
 
 
+@within_rounding
 def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
     """Return the weights ``w`` ``[T]`` that minimise ``wᵀ G w`` subject to ``w >= 0, sum(w) = 1``, exactly.
 
@@ -32,7 +40,8 @@ def min_norm_point(gram: Array, *, tol: float = 1e-9) -> Array:
     Hanson takes over, which here is Wolfe's min-norm-point algorithm (Mathematical Programming 11, 1976)
     written for the Gram matrix.
 
-    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached.
+    Raises `SolverError` where ``G`` is not finite or not positive semidefinite, or ``tol`` is not reached; a
+    matrix that lacks that by rounding alone is mended first (`within_rounding`).
     """
     weights, residual = solve_min_norm(np.ascontiguousarray(gram), tol)
     if not residual <= tol:
