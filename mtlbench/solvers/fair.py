@@ -107,14 +107,16 @@ def _solve(cosines: Array, lengths: Array, power: float) -> tuple[Array, float]:
         step *= root
         decrease = product(slope, step)
         relative = step / (masses * b)
-        if max(relative.max(), -relative.min()) * (power + 1) < 1e-7:
+        largest = max(relative.max(), -relative.min()) * (power + 1)
+        if largest < 1e-10:
             b *= 1 + relative
             break
         length = min(1.0, 0.9 / max(-relative.min(), 0.9))
         while True:
             trial[:] = b * (1 + length * relative)
             _slope(ridged, masses, trial, power, gains, slope)
-            if product(slope, step) >= -0.5 * decrease or length < 1e-6:
+            # Short steps do not overshoot, and products with them are mostly rounding errors.
+            if largest < 1e-2 or product(slope, step) >= -0.5 * decrease or length < 1e-6:
                 break
             length /= 2
         b[:] = trial
