@@ -11,6 +11,7 @@ from tables import Tables
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "_printed" / "bench.md"
 REFERENCE = ROOT / "benchmarks" / "reference.json"
+LOOK = ROOT / ".benchmarks" / "look.json"
 
 KEPT = pytest.StashKey[Tables]()
 
@@ -24,11 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="show the tables; write them for the documentation, with the ratios as the new reference; or"
         " check the ratios against the reference and fail where one fell behind",
     )
+    group.addoption(
+        "--again", action="store_true", help="of this check and the one before, the better ratio counts"
+    )
     group.addoption("--quick", action="store_true", help="fewer sizes and rounds: minutes instead of twenty")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[KEPT] = Tables(config.getoption("--quick"))
+    if not config.getoption("--again"):
+        LOOK.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +52,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     found, mode = session.config.stash[KEPT], session.config.getoption("--tables")
     if exitstatus == 0 and mode == "write":
         found.write(PAGE, REFERENCE)
-    if exitstatus == 0 and mode == "check" and found.judge(REFERENCE):
+    if exitstatus == 0 and mode == "check" and found.judge(REFERENCE, _look(session.config)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -58,8 +64,13 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         return
     for what in found.skipped:
         say(f"skipped: {what}")
-    behind = found.judge(REFERENCE)
-    if behind:
+    if behind := found.judge(REFERENCE, _look(config)):
+        found.remember(LOOK)
         say(f"bench-check: {behind}", red=True)
     else:
         say(f"bench-check: {len(found.ratios)} ratios, none fell behind")
+
+
+def _look(config: pytest.Config) -> Path | None:
+    """Return where the ratios of the check before are, if they count."""
+    return LOOK if config.getoption("--again") and LOOK.exists() else None

@@ -121,7 +121,7 @@ def test_update(benchmark: Any, tables: Tables, method: str, count: int, width: 
     if len(problem.steps) == 1:
         pytest.skip("no peer to compare with")
     benchmark.group = f"gradients to update, T={count}, P=1e{width}"
-    turns = Turns(problem.steps, prepare=problem.prepare).run(benchmark, 0.6 if tables.quick else 1.5)
+    turns = Turns(problem.steps, prepare=problem.prepare).run(benchmark, 1.5)
     column = f"T={count}, P=1e{width}"
     for peer in turns.steps:
         if peer != "ours":

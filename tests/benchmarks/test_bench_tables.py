@@ -62,6 +62,22 @@ def test_tables_are_written_with_their_reference_and_judged(tables: Any, tmp_pat
     )
 
 
+def test_of_two_looks_the_better_ratio_counts(tables: Any, tmp_path: Path) -> None:
+    reference, look = tmp_path / "reference.json", tmp_path / "new" / "look.json"
+    checks = []
+    for a, b in ((10.0, 10.0), (5.0, 9.0), (9.0, 5.0), (5.0, float("nan"))):
+        check = tables.Tables(quick=True)
+        check.keep("a", a)
+        check.keep("b", b)
+        checks.append(check)
+    checks[0].write(tmp_path / "bench.md", reference)
+    assert "a: 5" in checks[1].judge(reference)
+    checks[1].remember(look)
+    assert "b: 5" in checks[2].judge(reference)
+    assert checks[2].judge(reference, look) == ""
+    assert "2 of 2 ratios" in checks[3].judge(reference, look)
+
+
 def test_goals_are_met_or_missed(tables: Any) -> None:
     full = tables.Tables()
     full.ratio("Speed", "mgda", "T=2", 4.0)
