@@ -58,6 +58,7 @@ leaderboard: $(VENV)/.installed  ## build this repository's leaderboard anew, fr
 bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 20 minutes; write the tables that docs show
 	$(BIN)/python benchmarks/peers/get.py
 	$(BENCH) --tables write
+	$(BENCH) --quick --tables refer
 
 bench-check: $(VENV)/.installed-dev  ## a short form of bench; fails where a ratio fell behind its reference
 	$(BIN)/python benchmarks/peers/get.py

@@ -117,9 +117,12 @@ class Tables:
             blocks.append("### Not measured\n\n" + "\n".join(f"- {what}" for what in sorted(self.skipped)))
         return "\n\n".join(blocks) + "\n"
 
-    def write(self, page: Path, reference: Path) -> None:
-        """Write the page that docs include and the ratios that `make bench-check` compares with."""
+    def write(self, page: Path) -> None:
+        """Write the page that docs include."""
         page.write_text(self.markdown(), encoding="utf-8")
+
+    def refer(self, reference: Path) -> None:
+        """Write the ratios that `make bench-check` compares with: short runs with a short run."""
         ratios = {key: float(f"{value:.4g}") for key, value in sorted(self.ratios.items())}
         kept = {"machine": machine(), "quick": self.quick, "ratios": ratios}
         reference.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
