@@ -77,9 +77,7 @@ def _by_pivoting(gram: Array, radius: float) -> tuple[Array, float]:
     ball = _ball(gram, radius)
     if not ball.radius > 0:
         return np.zeros(len(gram)), ball.radius
-    unknowns, progress, found = _pivot(ball)
-    residual = _residual(ball, unknowns, progress) if found else np.inf
-    return _correction(ball, unknowns), residual
+    return _correction(ball, *_pivot(ball))
 
 
 @compiled()
@@ -88,9 +86,7 @@ def _by_newton(gram: Array, radius: float) -> tuple[Array, float]:
     ball = _ball(gram, radius)
     if not ball.radius > 0:
         return np.zeros(len(gram)), ball.radius
-    unknowns, progress, found = _newton(ball)
-    residual = _residual(ball, unknowns, progress) if found else np.inf
-    return _correction(ball, unknowns), residual
+    return _correction(ball, *_newton(ball))
 
 
 @compiled()
@@ -122,11 +118,12 @@ def _ball(gram: Array, radius: float) -> _Ball:
 
 
 @compiled()
-def _correction(ball: _Ball, unknowns: Array) -> Array:
-    """Return z for the unknowns, in their place."""
+def _correction(ball: _Ball, unknowns: Array, progress: float, found: bool) -> tuple[Array, float]:
+    """Return z for the unknowns, in their place, and their residual: infinite where none were found."""
+    residual = _residual(ball, unknowns, progress) if found else np.inf
     for i in range(len(unknowns)):
         unknowns[i] *= ball.factor[i]
-    return unknowns
+    return unknowns, residual
 
 
 @compiled()
