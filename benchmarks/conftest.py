@@ -26,7 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " the ratios against the reference and fail where one fell behind",
     )
     group.addoption(
-        "--again", action="store_true", help="of this check and the one before, the better ratio counts"
+        "--again",
+        action="store_true",
+        help="the run before counts, too: to check the better of two ratios, to refer to the lesser",
     )
     group.addoption("--quick", action="store_true", help="fewer sizes and rounds: minutes instead of twenty")
 
@@ -53,7 +55,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus == 0 and mode == "write":
         found.write(PAGE)
     if exitstatus == 0 and mode == "refer":
-        found.refer(REFERENCE)
+        found.refer(REFERENCE, _look(session.config))
+        found.remember(LOOK)
     if exitstatus == 0 and mode == "check" and found.judge(REFERENCE, _look(session.config)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

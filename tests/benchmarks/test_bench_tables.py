@@ -77,6 +77,8 @@ def test_of_two_looks_the_better_ratio_counts(tables: Any, tmp_path: Path) -> No
     assert "b: 5" in checks[2].judge(reference)
     assert checks[2].judge(reference, look) == ""
     assert "2 of 2 ratios" in checks[3].judge(reference, look)
+    checks[2].refer(reference, look)
+    assert json.loads(reference.read_text())["ratios"] == {"a": 5.0, "b": 5.0}
 
 
 def test_goals_are_met_or_missed(tables: Any) -> None:
