@@ -51,18 +51,22 @@ class Tables:
     def __init__(self, quick: bool = False) -> None:
         self.quick = quick
         self.ratios: dict[str, float] = {}
+        self._written: dict[str, float] = {}
         self.skipped: dict[str, None] = {}
         self._tables: dict[str, dict[str, dict[str, str]]] = {}
         self._last: set[str] = set()
-        self._goals: dict[str, tuple[str, str, str]] = {}
+        self._goals: dict[str, tuple[str, str, str, str]] = {}
 
     def cell(self, table: str, row: str, column: str, text: str) -> None:
         """Write a cell; tables, rows and columns stand in the order in which they first came."""
         self._tables.setdefault(table, {}).setdefault(row, {})[column] = text
 
-    def ratio(self, table: str, row: str, column: str, value: float) -> None:
-        """Write a ratio and keep it for the reference; more is better."""
-        self.keep(", ".join((table, row, column)), value)
+    def ratio(self, table: str, row: str, column: str, value: float, *, judged: bool = True) -> None:
+        """Write a ratio, and keep it for the reference if it is to be judged; more is better."""
+        key = ", ".join((table, row, column))
+        self._written[key] = value
+        if judged:
+            self.keep(key, value)
         self.cell(table, row, column, figure(value))
 
     def keep(self, key: str, value: float) -> None:
@@ -70,25 +74,41 @@ class Tables:
         self.ratios[key] = value
 
     def mean(
-        self, table: str, row: str, columns: Iterable[str], name: str, goal: float | None = None
-    ) -> None:
-        """Write the geometric mean of the row's ratios in those of ``columns`` that are there, at its end.
+        self,
+        table: str,
+        row: str,
+        columns: Iterable[str],
+        name: str,
+        goal: float | None = None,
+        allowed: float | None = None,
+    ) -> float | None:
+        """Write and return the geometric mean of the row's ratios in those of ``columns`` that are there.
 
-        goal: what it should be at least.
+        It stands at the row's end. goal: what it should be at least. allowed: what it could be at most.
         """
         keys = [", ".join((table, row, column)) for column in columns]
-        found = [self.ratios[key] for key in keys if key in self.ratios]
-        if found:
-            self._last.add(name)
-            self.cell(table, row, name, f"**{figure(geometric_mean(found))}**")
-            if goal is not None:
-                self.goal(f"{table}, {row}, {name}", goal, geometric_mean(found))
+        found = [self._written[key] for key in keys if key in self._written]
+        if not found:
+            return None
+        mean = geometric_mean(found)
+        self._last.add(name)
+        self.cell(table, row, name, f"**{figure(mean)}**")
+        if goal is not None:
+            self.goal(f"{table}, {row}, {name}", goal, mean, allowed=allowed)
+        return mean
 
-    def goal(self, what: str, goal: float, found: float, *, most: bool = False) -> None:
-        """Say what a figure should be at least, or at most, beside what it is."""
+    def goal(
+        self, what: str, goal: float, found: float, *, most: bool = False, allowed: float | None = None
+    ) -> None:
+        """Say what a figure should be at least, or at most, beside what it is.
+
+        allowed: what it could be at most, where that is known.
+        """
         met = found <= goal if most else found >= goal
         limit = f"{'at most' if most else 'at least'} {goal:g}"
-        self._goals[what] = limit, f"{found:.3f}" if most else figure(found), "met" if met else "**missed**"
+        reach = "" if allowed is None else figure(allowed)
+        verdict = "met" if met else "**missed**"
+        self._goals[what] = limit, f"{found:.3f}" if most else figure(found), reach, verdict
 
     def skip(self, what: str) -> None:
         """Remember what was not measured, and why."""
@@ -109,8 +129,8 @@ class Tables:
             blocks.append("\n".join(lines))
         if self._goals and not self.quick:
             met = sum(verdict == "met" for *_, verdict in self._goals.values())
-            lines = [f"### Goals: {met} of {len(self._goals)} met", "", "| | goal | found | |"]
-            lines.append("| --- | ---: | ---: | --- |")
+            lines = [f"### Goals: {met} of {len(self._goals)} met", ""]
+            lines += ["| | goal | found | memory allows | |", "| --- | ---: | ---: | ---: | --- |"]
             lines += [f"| {what} | {' | '.join(cells)} |" for what, cells in self._goals.items()]
             blocks.append("\n".join(lines))
         if self.skipped:

@@ -7,17 +7,21 @@ TorchJD's aggregators and LibMTL's methods the gradients are given as one matrix
 collecting them. LibMTL's Nash-MTL and FairGrad make their update by a second backward pass, of which they are
 spared here: their figures are of weights alone.
 
-Matrices rotate, and before every call the first row is written anew for all.
+Everybody has memory of his own. Matrices rotate, and before every call the first row is written anew.
+
+Another contender does what no method can do without: it reads all gradients, reads them again and writes one.
+By how much it is ahead of a peer is what memory allows to be ahead. Methods with a state as long as the
+gradients read more, and have no such figure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
+from memory import pass_over
 from methods import TORCHJD, UPDATE_GOALS, ours, torchjd
 from peers import libmtl
 from tables import Tables
@@ -30,11 +34,16 @@ from mtlbench.gradients import combine, cross_gram, gram
 COUNTS, WIDTHS = (2, 3, 5, 10, 20), (5, 6)
 METHODS = [*TORCHJD, "gradnorm", "sdmgrad", "db-mtl", "moco"]
 SPEED = "Gradients to update: times faster than {}"
+BOUND = "Gradients to update: times faster than {}, were gradients only read twice and one of them written"
 MEAN = "mean of T <= 10"
 IN_MEAN = [f"T={count}, P=1e{width}" for width in WIDTHS for count in COUNTS if count <= 10]
 
 
-def conflicting(count: int, width: int, number: int) -> list[Tensor]:
+ROTATING = 2
+"""Matrices that each contender has."""
+
+
+def conflicting(count: int, width: int) -> list[Tensor]:
     """Gradients with a low-rank common part, noise and log-normal lengths, float32."""
     generator = torch.Generator().manual_seed(count)
 
@@ -42,7 +51,7 @@ def conflicting(count: int, width: int, number: int) -> list[Tensor]:
         return torch.randn(*shape, generator=generator)
 
     made = []
-    for _ in range(number):
+    for _ in range(ROTATING):
         jacobian = (normal(count, 3) @ normal(3, width)).add_(normal(count, width))
         made.append(jacobian.mul_(normal(count, 1).exp() / 1000))
     return made
@@ -52,45 +61,61 @@ class Problem:
     """Gradients of ``count`` tasks, and each contender's way to an update."""
 
     def __init__(self, method: str, count: int, width: int, tables: Tables) -> None:
-        self.jacobians = conflicting(count, width, 4 if width < 10**6 else 2)
-        self.first = [jacobian[0].clone() for jacobian in self.jacobians]
-        self.rotation = cycle(range(len(self.jacobians)))
+        jacobians = conflicting(count, width)
+        self.first = [jacobian[0].clone() for jacobian in jacobians]
+        self.places: dict[str, list[Tensor]] = {}
         self.steps: dict[str, Callable[[], Any]] = {}
         self.current = 0
-        self._ours(method, count)
+        self._ours(method, count, jacobians)
         peer = torchjd(method, count, of_gradients=True)
         if not isinstance(peer, str):
-            self.steps["TorchJD"] = lambda: peer(self.jacobians[self.current])
+            matrices = self._matrices("TorchJD", jacobians)
+            self.steps["TorchJD"] = lambda: peer(matrices[self.current])
         elif method in TORCHJD:
             tables.skip(peer)
         if method in libmtl.NAMES:
             try:
-                self._libmtl(method, count, width)
+                self._libmtl(method, count, width, jacobians)
             except libmtl.PeerMissingError as error:
                 tables.skip(str(error))
 
-    def _ours(self, method: str, count: int) -> None:
+    def _matrices(self, name: str, jacobians: list[Tensor]) -> list[Tensor]:
+        """Return gradients as matrices, in memory that ``name`` alone reads."""
+        matrices = [jacobian.clone() for jacobian in jacobians]
+        self.places[name] = [matrix[0] for matrix in matrices]
+        return matrices
+
+    def _ours(self, method: str, count: int, jacobians: list[Tensor]) -> None:
         weighting, losses = ours(method, count), torch.ones(count, dtype=torch.float64)
         if weighting.needs is Need.JACOBIAN:
-            self.steps["ours"] = lambda: weighting(self.jacobians[self.current], losses)
+            matrices = self._matrices("ours", jacobians)
+            self.steps["ours"] = lambda: weighting(matrices[self.current], losses)
             return
         # every gradient in memory of its own, as autograd gives them
-        self.rows = [[[row.clone()] for row in jacobian] for jacobian in self.jacobians]
+        tasks = [[[row.clone()] for row in jacobian] for jacobian in jacobians]
+        self.places["ours"] = [rows[0][0] for rows in tasks]
+        cross, diagonal = weighting.needs is Need.CROSS, "diagonal" in weighting.properties
 
         def step() -> list[Tensor | None]:
-            rows = self.rows[self.current]
-            if weighting.needs is Need.CROSS:
-                products = cross_gram(rows, self.rows[self.current - 1])
-            else:
-                products = gram(rows)
-            return combine(rows, weighting(products, losses).tolist())
+            own = tasks[self.current]
+            products = cross_gram(own, tasks[self.current - 1]) if cross else gram(own, diagonal=diagonal)
+            return combine(own, weighting(products, losses).tolist())
 
         self.steps["ours"] = step
+        self._memory(jacobians, cross)
 
-    def _libmtl(self, method: str, count: int, width: int) -> None:
+    def _memory(self, jacobians: list[Tensor], cross: bool) -> None:
+        """Take the turn after ours: then ours comes after a peer, as it would without."""
+        matrices = [matrix.numpy() for matrix in self._matrices("memory", jacobians)]
+        self.steps["memory"] = lambda: pass_over(
+            matrices[self.current], matrices[self.current - 1][: None if cross else 0]
+        )
+
+    def _libmtl(self, method: str, count: int, width: int, jacobians: list[Tensor]) -> None:
         parameter = nn.Parameter(torch.zeros(width))
         parameter.grad = torch.zeros(width)
-        peer = libmtl.weighting(method, [parameter], count, iter(lambda: self.jacobians[self.current], None))
+        matrices = self._matrices("LibMTL", jacobians)
+        peer = libmtl.weighting(method, [parameter], count, iter(lambda: matrices[self.current], None))
         losses = torch.ones(3, count) if method == "sdmgrad" else torch.ones(count, requires_grad=True)
 
         def step() -> Tensor | None:
@@ -102,12 +127,8 @@ class Problem:
     def prepare(self, name: str) -> None:
         """Take the next gradients, for the first contender of a round, and write their first row anew."""
         if name == next(iter(self.steps)):
-            self.current = next(self.rotation)
-        for place in (self.jacobians[self.current][0], *self._own_place()):
-            place.copy_(self.first[self.current])
-
-    def _own_place(self) -> list[Tensor]:
-        return [self.rows[self.current][0][0]] if hasattr(self, "rows") else []
+            self.current = (self.current + 1) % ROTATING
+        self.places[name][self.current].copy_(self.first[self.current])
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -118,15 +139,23 @@ def test_update(benchmark: Any, tables: Tables, method: str, count: int, width: 
     if tables.quick and (count not in (3, 10) or width != 5):
         pytest.skip("not in a quick run")
     problem = Problem(method, count, 10**width, tables)
-    if len(problem.steps) == 1:
+    peers = [name for name in problem.steps if name not in ("ours", "memory")]
+    if not peers:
         pytest.skip("no peer to compare with")
+    for step in problem.steps.values():
+        step()  # so that no round counts what is compiled
     benchmark.group = f"gradients to update, T={count}, P=1e{width}"
     turns = Turns(problem.steps, prepare=problem.prepare).run(benchmark, 1.5)
     column = f"T={count}, P=1e{width}"
-    for peer in turns.steps:
-        if peer != "ours":
-            tables.ratio(SPEED.format(peer), method, column, turns.ahead("ours", peer))
-            goal = UPDATE_GOALS[peer].get(method)
-            tables.mean(SPEED.format(peer), method, IN_MEAN, MEAN, goal)
-            if goal is not None and column == "T=20, P=1e6":
-                tables.goal(f"{SPEED.format(peer)}, {method}, {column}", 1, turns.ahead("ours", peer))
+    for peer in peers:
+        speed, bound = SPEED.format(peer), BOUND.format(peer)
+        tables.ratio(speed, method, column, turns.ahead("ours", peer))
+        allowed = mean = None
+        if "memory" in problem.steps:
+            allowed = turns.ahead("memory", peer)
+            tables.ratio(bound, method, column, allowed, judged=False)
+            mean = tables.mean(bound, method, IN_MEAN, MEAN)
+        goal = UPDATE_GOALS[peer].get(method)
+        tables.mean(speed, method, IN_MEAN, MEAN, goal, mean)
+        if goal is not None and column == "T=20, P=1e6":
+            tables.goal(f"{speed}, {method}, {column}", 1, turns.ahead("ours", peer), allowed=allowed)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -84,12 +85,32 @@ def test_of_two_looks_the_better_ratio_counts(tables: Any, tmp_path: Path) -> No
 def test_goals_are_met_or_missed(tables: Any) -> None:
     full = tables.Tables()
     full.ratio("Speed", "mgda", "T=2", 4.0)
-    full.mean("Speed", "mgda", ["T=2"], "mean", 3.0)
+    full.ratio("Bound", "mgda", "T=2", 5.0, judged=False)
+    assert full.mean("Bound", "mgda", ["T=3"], "mean") is None
+    assert full.mean("Bound", "mgda", ["T=2", "T=3"], "mean") == pytest.approx(5)
+    full.mean("Speed", "mgda", ["T=2"], "mean", 3.0, 5.0)
     full.goal("Cost", 1.02, 1.021, most=True)
     text = full.markdown()
     assert "### Goals: 1 of 2 met" in text
-    assert "| Speed, mgda, mean | at least 3 | 4.00 | met |" in text
-    assert "| Cost | at most 1.02 | 1.021 | **missed** |" in text
+    assert "| | goal | found | memory allows | |" in text
+    assert "| Speed, mgda, mean | at least 3 | 4.00 | 5.00 | met |" in text
+    assert "| Cost | at most 1.02 | 1.021 |  | **missed** |" in text
+    assert "| mgda | 5.00 | **5.00** |" in text
+    assert full.ratios == {"Speed, mgda, T=2": 4.0}
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_bound_reads_all_twice_and_writes_the_first(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    from memory import pass_over
+
+    rng = np.random.default_rng(count)
+    gradients, others = (rng.integers(-9, 9, (count, 1100)).astype(np.float32) for _ in range(2))
+    read, written, kept = gradients.sum() + others.sum(), gradients.sum(0), gradients[1:].copy()
+    assert pass_over(gradients, others) == read
+    assert np.array_equal(gradients[0], written)
+    assert np.array_equal(gradients[1:], kept)
+    sys.modules.pop("memory")
 
 
 def test_the_machine_is_told_in_general_terms(tables: Any) -> None:
