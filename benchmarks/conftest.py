@@ -40,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put whole steps last: they change for good how the process handles memory (`workloads.trained`)."""
-    items.sort(key=lambda item: item.path.name == "test_step.py")
+    """Put last what changes for good how the process handles memory."""
+    items.sort(key=lambda item: item.name.startswith("test_kept"))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from mtlbench.contracts import (
 from mtlbench.gradients import GradientEngine
 from mtlbench.heads import UNetHead, build_head
 from mtlbench.losses import L1, BinaryCrossEntropy, CrossEntropy
-from mtlbench.training.memory import keep_freed_memory
 from mtlbench.training.optim import build_optimizer
 from mtlbench_zoo.architectures.hps import HardParameterSharing
 from mtlbench_zoo.architectures.mmoe import MMoE
@@ -175,10 +174,8 @@ def trained(
 ) -> Callable[[], None]:
     """Return one step of training with mtlbench's engine and Adam, gradients left empty.
 
-    The learning rate is so low that all methods keep working on the same problem. Memory is handled as
-    ``mtlbench run`` does it, in this process and so for the peers in it, too.
+    The learning rate is so low that all methods keep working on the same problem.
     """
-    keep_freed_memory()
     engine = workload.engine(weighting, **options)
     protocol = {"optimizer": "adam", "lr": 1e-5, "weight_decay": 0.0, "momentum": 0.0}
     model = nn.ModuleList([workload.architecture, workload.heads])
