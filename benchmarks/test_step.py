@@ -7,7 +7,7 @@ rounds of a ratio. Peak memory, in MB above what lies there between steps, is me
 for each.
 
 Memory is had from the C library as it comes. glibc gives large blocks back to the system when they are freed,
-and the next ones cost time; `mtlbench run` keeps them, so at the end some steps are timed once more with freed
+and the next ones cost time; `mtlbench run` keeps them. At the end some steps are timed once more with freed
 memory kept, that of the peers, too.
 """
 
