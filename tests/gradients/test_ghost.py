@@ -362,9 +362,9 @@ def test_products_of_patches_are_sums_of_those_of_pixels(
 ) -> None:
     weight = torch.zeros(2, 3, *kernel)
     use = ghost._Use(0, seeded(3, 3 * 7 * 6).view(3, 3, 7, 6), (stride, padding, dilation, 1))
-    rows = use.rows(weight)[0]
+    rows = use.rows(weight, torch.float64)[0]
     assert len(rows) == use.length(weight)
-    found = use._by_pixels(weight).reshape(len(rows), len(rows))
+    found = use._by_pixels(weight, torch.float64).reshape(len(rows), len(rows))
     torch.testing.assert_close(found, rows @ rows.T, rtol=1e-12, atol=1e-12)
 
 
@@ -379,3 +379,32 @@ def test_samples_that_nearly_cancel_lose_nothing() -> None:
     for delta in deltas:
         ghosts.add([delta])
     torch.testing.assert_close(ghosts.gram(), exact @ exact.T, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 10.0, 100.0])
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("unit", [1.0, 1e20])
+def test_products_are_summed_in_float32_only_where_little_cancels(
+    mean: float, alike: bool, unit: float
+) -> None:
+    """The more inputs have in common, the more cancels; the worst cotangents are the same for all channels."""
+    inputs = mean + seeded(64, 96).float()
+    deltas = [seeded(64, 40 + i)[:, :40].float() for i in range(3)]
+    if alike:
+        deltas = [delta[:, :1].repeat(1, 40) for delta in deltas]
+    deltas = [(delta - delta.mean(0)) * unit for delta in deltas]
+    deltas[1] = -0.9 * deltas[0] + 0.1 * deltas[1]
+    exact = torch.stack([(delta.double().T @ inputs.double()).flatten() for delta in deltas])
+    products = exact @ exact.T
+    lengths = products.diagonal()
+    own = torch.stack([(d.double().square().sum(1) * inputs.double().square().sum(1)).sum() for d in deltas])
+    weight = nn.Parameter(torch.zeros(40, 96))
+    ghosts = ghost.Ghosts([], [], {weight: [ghost._Use(0, inputs, None)]}, {})
+    for delta in deltas:
+        ghosts.add([delta])
+    off = ((ghosts.gram() - products).abs() / (lengths[:, None] * lengths).sqrt()).max()
+    cancels = bool((own > ghost.CANCELLED * lengths).any())
+    assert cancels == (mean > 1)
+    assert off < (1e-9 if cancels or unit != 1 else 1e-6)
+    if not cancels and unit == 1:
+        assert off > 1e-12  # the cheap way was taken
