@@ -387,7 +387,7 @@ def test_samples_that_nearly_cancel_lose_nothing() -> None:
 def test_products_are_summed_in_float32_only_where_little_cancels(
     mean: float, alike: bool, unit: float
 ) -> None:
-    """The more inputs have in common, the more cancels; the worst cotangents are the same for all channels."""
+    """The more inputs have in common, the more cancels; cotangents alike in all channels are the worst."""
     inputs = mean + seeded(64, 96).float()
     deltas = [seeded(64, 40 + i)[:, :40].float() for i in range(3)]
     if alike:
