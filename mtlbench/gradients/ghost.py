@@ -38,10 +38,10 @@ out a number of X or D; an element of X Xᵀ, where it is summed from pixels; a 
 
 CANCELLED = 4.0
 """How many times the squared length g_tt = |D_tᵀ X|² of a weight gradient its rows' own products
-Q_t = Σ_r |X_r|² |D_tr|² may be, where products are formed in float32. Rounding each X_r X_sᵀ by u |X_r| |X_s|,
-independently, moves g_ij by u √(Σ_rs |X_r|² |X_s|² ⟨D_ir, D_js⟩²) ≤ u √(Q_i Q_j), here 4 u √(g_ii g_jj). In a
-ResNet-18 Q_t is 1.2 to 1.8 times g_tt, and errors were 1e-8 to 3e-8 of √(g_ii g_jj); the worst that was found,
-of cotangents that are alike in all channels, was 1.3e-6."""
+Q_t = Σ_r |X_r|² |D_tr|² may be, where products are formed in float32. Rounding each X_r X_sᵀ by
+u |X_r| |X_s|, independently, moves g_ij by u √(Σ_rs |X_r|² |X_s|² ⟨D_ir, D_js⟩²) ≤ u √(Q_i Q_j), here
+4 u √(g_ii g_jj). In a ResNet-18 Q_t is 1.2 to 1.8 times g_tt, and errors were 1e-8 to 3e-8 of √(g_ii g_jj);
+the worst that was found, of cotangents that are alike in all channels, was 1.3e-6."""
 
 
 def pays(
