@@ -26,6 +26,7 @@ def test_every_length_around_blocks_and_stretches(tasks: int, dtype: torch.dtype
     both = [*zip(*others, strict=True)]
     found = torch.from_numpy(kernels.products([*zip(*rows, strict=True)], both))
     assert ((found - dense @ second.T).abs() <= close * dense.norm() * second.norm()).all()
+    assert ((cross_gram(rows, rows[::-1]) - dense @ dense.flip(0).T).abs() <= close * dense.norm() ** 2).all()
     weights = torch.randn(tasks, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     summed = torch.cat([part for part in combine(rows, weights.tolist()) if part is not None])
     assert summed.data_ptr() != rows[0][0].data_ptr()
