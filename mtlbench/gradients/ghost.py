@@ -31,11 +31,11 @@ from torch.nn import functional
 
 from mtlbench.gradients import kernels
 
-FLOP, SLOW_FLOP, ELEMENT, NUMBER, SHIFT, LAYER = 0.0035, 0.012, 1.0, 2.0, 3.5, 1.5e5
+FLOP, ROW_FLOP, ELEMENT, NUMBER, SHIFT, LAYER = 0.0035, 0.006, 1.0, 2.0, 3.5, 1.5e5
 """Nanoseconds, measured on two cores; only their ratios matter. An operation of a float32 weight gradient,
-and of a product of rows in float64, which any layer may come to need; what one task's gradient costs an
-element, to write, multiply and combine; laying out a number of X or D; an element of X Xᵀ, where it is summed
-from pixels; a layer's fixed costs."""
+and of a product with rows, in float32; what one task's gradient costs an element, to write, multiply and
+combine; laying out a number of X or D; an element of X Xᵀ, where it is summed from pixels; a layer's fixed
+costs."""
 
 FEW = 80
 """Rows up to which a convolution's weight gradient is faster as a product with laid out patches: oneDNN needs
@@ -61,18 +61,18 @@ def pays(
     saved = (2 * FLOP * rows + ELEMENT) * weights * (tasks - 1)  # one of them is needed for the update
     patches = _patch_cost(rows, width * groups)
     similar = min(patches, _pixel_cost(rows, pixels, width // area)) if pixels else patches
-    arrived = 2 * SLOW_FLOP * tasks * channels * (rows + tasks) * rows + NUMBER * rows * tasks * channels
+    arrived = 2 * ROW_FLOP * tasks * channels * (rows + tasks) * rows + NUMBER * rows * tasks * channels
     return similar + arrived + LAYER < saved
 
 
 def _patch_cost(rows: int, width: int) -> float:
     """Return what X Xᵀ costs where X is laid out."""
-    return 2 * SLOW_FLOP * rows * rows * width + NUMBER * rows * width
+    return 2 * ROW_FLOP * rows * rows * width + NUMBER * rows * width
 
 
 def _pixel_cost(rows: int, pixels: int, depth: int) -> float:
     """Return what X Xᵀ costs where it is summed from products of pixels of ``depth`` channels."""
-    return 2 * SLOW_FLOP * pixels * pixels * depth + NUMBER * pixels * depth + SHIFT * rows * rows
+    return 2 * ROW_FLOP * pixels * pixels * depth + NUMBER * pixels * depth + SHIFT * rows * rows
 
 
 _Pair = tuple[int, int]
