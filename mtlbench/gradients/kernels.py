@@ -31,12 +31,15 @@ Rows = Sequence[Sequence[Tensor]]
 STRETCH = 1 << 16
 """Elements of a parameter that one thread takes at a time."""
 
-MANY = 1 << 23
+MANY = 1 << 22
 """Elements of all gradients from which on threads share them: with fewer, an idle core wakes up too late."""
 
-_BLOCK = 1 << 9
-"""Elements that are summed in the gradients' own precision before the sum goes on in float64; those of a few
-tasks fit into the innermost cache. A multiple of them makes a stretch."""
+_BLOCK = 1 << 12
+"""Elements that are summed in the gradients' own precision, in as many parts as a register has places, before
+the sum goes on in float64. A multiple of them makes a stretch."""
+
+_WIDEST = 5
+"""Tasks that are multiplied with as many others at a time: all their products fit into a core's registers."""
 
 _EVERY, _UPPER, _DIAGONAL = 0, 1, 2
 
@@ -57,17 +60,19 @@ def products(rows: Rows, columns: Rows, *, diagonal: bool = False) -> NDArray[np
     for bit. diagonal: whether the rest may be left 0.
     """
     same = columns is rows
-    left, lengths = _addresses(rows)
-    right = left if same else _addresses(columns)[0]
+    size = len(rows[0]), len(columns[0])
     form = _EVERY if not same else _DIAGONAL if diagonal else _UPPER
+    width = _width(max(size))
+    left, lengths = _addresses(rows, width)
+    right = left if same else _addresses(columns, width)[0]
     like = _ZEROS[rows[0][0].dtype]
     found = np.zeros((_stretches(lengths), left.shape[1], right.shape[1]))
     _divide(
-        lambda share, shares: _add_products(left, right, lengths, like, form, share, shares, found),
-        len(rows[0]) * len(found) * STRETCH,
+        lambda share, shares: _add_products(left, right, lengths, like, form, width, share, shares, found),
+        size[0] * len(found) * STRETCH,
     )
-    _add_up(found, same)
-    total: NDArray[np.float64] = found[0]
+    _add_up(found, form)
+    total: NDArray[np.float64] = found[0, : size[0], : size[1]]
     return total
 
 
@@ -81,10 +86,22 @@ def combine(rows: Rows, weights: Sequence[float]) -> None:
     )
 
 
-def _addresses(rows: Rows) -> tuple[Addresses, Addresses]:
-    """Return where gradients lie ``[parameters, T]``, and of how many elements they are ``[parameters]``."""
-    places = np.array([[part.data_ptr() for part in parts] for parts in rows])
-    return places, np.array([parts[0].numel() for parts in rows])
+def _width(tasks: int) -> int:
+    """Return how wide tiles are, of which as few as may be cover all tasks."""
+    tiles = -(-tasks // _WIDEST)
+    return -(-tasks // tiles)
+
+
+def _addresses(rows: Rows, width: int = 1) -> tuple[Addresses, Addresses]:
+    """Return where gradients lie ``[parameters, T]``, and of how many elements they are ``[parameters]``.
+
+    width: what T is a multiple of, because the last task is there several times if need be.
+    """
+    more = -len(rows[0]) % width
+    places = [[part.data_ptr() for part in parts] for parts in rows]
+    if more:
+        places = [found + found[-1:] * more for found in places]
+    return np.array(places), np.array([parts[0].numel() for parts in rows])
 
 
 def _divide(work: Callable[[int, int], None], elements: int) -> None:
@@ -112,42 +129,41 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@compiled(reorder=True)
-def _one(a: int, b: int, count: int, like: Array) -> Any:
-    """Return the dot product of two vectors."""
-    first, second = carray(_pointer(a), count, like.dtype), carray(_pointer(b), count, like.dtype)
-    product = like[0]
-    for k in range(count):
-        product += first[k] * second[k]
-    return product
+def _tile(width: int, square: bool) -> Any:
+    """Return machine code that adds up the products of ``width`` tasks with ``width`` others.
+
+    It is written out product by product: then each has a register of its own, every element is loaded once,
+    and memory is read in one stream for each task, which is as fast as it can be read. square: whether the
+    others are others; else they are the tasks themselves, and the lower triangle is left out.
+
+    ``code(rows, columns, offset, size, like, found)`` adds to ``found`` ``[width, width]`` the products of
+    ``size`` elements, which lie ``offset`` bytes behind the addresses ``rows`` and ``columns`` ``[width]``
+    (the same ones, but for a square), and are summed in the type of ``like``.
+    """
+    other = "column" if square else "row"
+    vectors = [f"{side}{i}" for side in dict.fromkeys(("row", other)) for i in range(width)]
+    places = [(i, j) for i in range(width) for j in range(0 if square else i, width)]
+    lines = [
+        "def code(rows, columns, offset, size, like, found):",
+        *(f"    {v} = carray(_pointer({v[:-1]}s[{v[-1]}] + offset), size, like.dtype)" for v in vectors),
+        *(f"    sum{i}{j} = like[0]" for i, j in places),
+        "    for k in range(size):",
+        *(f"        {v}_k = {v}[k]" for v in vectors),
+        *(f"        sum{i}{j} += row{i}_k * {other}{j}_k" for i, j in places),
+        *(f"    found[{i}, {j}] += sum{i}{j}" for i, j in places),
+    ]
+    made: dict[str, Any] = {"carray": carray, "_pointer": _pointer, "__name__": __name__}
+    # Under the name of this file, so that machine code is kept as that of the functions in it.
+    exec(compile("\n".join(lines), __file__, "exec"), made)
+    made["code"].__qualname__ = f"_tile_{width}_{'square' if square else 'triangle'}"
+    return compiled(reorder=True)(made["code"])
 
 
-@compiled(reorder=True)
-def _three(a: int, b: int, count: int, like: Array) -> Any:
-    """Return the products of two vectors: of the first with itself, with the other, of that with itself."""
-    first, second = carray(_pointer(a), count, like.dtype), carray(_pointer(b), count, like.dtype)
-    aa, ab, bb = like[0], like[0], like[0]
-    for k in range(count):
-        x, y = first[k], second[k]
-        aa += x * x
-        ab += x * y
-        bb += y * y
-    return aa, ab, bb
-
-
-@compiled(reorder=True)
-def _four(a: int, b: int, c: int, d: int, count: int, like: Array) -> Any:
-    """Return the products of two vectors with two others: four for four loads, what a core can do at once."""
-    first, second = carray(_pointer(a), count, like.dtype), carray(_pointer(b), count, like.dtype)
-    third, fourth = carray(_pointer(c), count, like.dtype), carray(_pointer(d), count, like.dtype)
-    ac, ad, bc, bd = like[0], like[0], like[0], like[0]
-    for k in range(count):
-        x, y, z, w = first[k], second[k], third[k], fourth[k]
-        ac += x * z
-        ad += x * w
-        bc += y * z
-        bd += y * w
-    return ac, ad, bc, bd
+_triangle_1, _square_1 = _tile(1, False), _tile(1, True)
+_triangle_2, _square_2 = _tile(2, False), _tile(2, True)
+_triangle_3, _square_3 = _tile(3, False), _tile(3, True)
+_triangle_4, _square_4 = _tile(4, False), _tile(4, True)
+_triangle_5, _square_5 = _tile(5, False), _tile(5, True)
 
 
 @compiled()
@@ -157,6 +173,7 @@ def _add_products(
     lengths: Addresses,
     like: Array,
     form: int,
+    width: int,
     share: int,
     shares: int,
     found: Array,
@@ -165,7 +182,7 @@ def _add_products(
 
     rows, columns: addresses ``[parameters, R]``, ``[parameters, C]``. lengths: elements ``[parameters]``.
     like: one 0 of the gradients' type. form: `_EVERY` product; where rows are columns, the `_UPPER` triangle,
-    or the `_DIAGONAL` alone.
+    or what is needed for the `_DIAGONAL`. width: of the tiles, which divides R and C.
     """
     stretch = 0
     for p in range(len(lengths)):
@@ -174,13 +191,46 @@ def _add_products(
                 end = min(begin + STRETCH, lengths[p])
                 for at in range(begin, end, _BLOCK):
                     offset, size = at * like.itemsize, min(_BLOCK, end - at)
-                    if form == _EVERY:
-                        _every(rows[p], columns[p], offset, size, like, found[stretch])
-                    elif form == _UPPER:
-                        _upper(rows[p], offset, size, like, found[stretch])
-                    else:
-                        _diagonal(rows[p], offset, size, like, found[stretch])
+                    for i in range(0, rows.shape[1], width):
+                        if form != _EVERY:
+                            _triangle(rows[p, i:], offset, size, like, width, found[stretch, i:, i:])
+                        if form == _DIAGONAL:
+                            continue
+                        for j in range(0 if form == _EVERY else i + width, columns.shape[1], width):
+                            _square(
+                                rows[p, i:], columns[p, j:], offset, size, like, width, found[stretch, i:, j:]
+                            )
             stretch += 1
+
+
+@compiled()
+def _triangle(rows: Addresses, offset: int, size: int, like: Array, width: int, found: Array) -> None:
+    if width == 1:
+        _triangle_1(rows, rows, offset, size, like, found)
+    elif width == 2:
+        _triangle_2(rows, rows, offset, size, like, found)
+    elif width == 3:
+        _triangle_3(rows, rows, offset, size, like, found)
+    elif width == 4:
+        _triangle_4(rows, rows, offset, size, like, found)
+    else:
+        _triangle_5(rows, rows, offset, size, like, found)
+
+
+@compiled()
+def _square(
+    rows: Addresses, columns: Addresses, offset: int, size: int, like: Array, width: int, found: Array
+) -> None:
+    if width == 1:
+        _square_1(rows, columns, offset, size, like, found)
+    elif width == 2:
+        _square_2(rows, columns, offset, size, like, found)
+    elif width == 3:
+        _square_3(rows, columns, offset, size, like, found)
+    elif width == 4:
+        _square_4(rows, columns, offset, size, like, found)
+    else:
+        _square_5(rows, columns, offset, size, like, found)
 
 
 @compiled()
@@ -192,57 +242,15 @@ def _stretches(lengths: Addresses) -> int:
 
 
 @compiled()
-def _add_up(found: Array, same: bool) -> None:
-    """Add to the first stretch's products those of the others; same: and fill the lower triangle."""
+def _add_up(found: Array, form: int) -> None:
+    """Add to the first stretch's products those of the others, and make what `_add_products` left out."""
     total = found[0]
     for stretch in range(1, len(found)):
         total += found[stretch]
-    if same:
+    if form != _EVERY:
         for i in range(len(total)):
             for j in range(i):
-                total[i, j] = total[j, i]
-
-
-@compiled()
-def _every(rows: Addresses, columns: Addresses, offset: int, size: int, like: Array, total: Array) -> None:
-    even, width = len(rows) - len(rows) % 2, len(columns) - len(columns) % 2
-    for i in range(0, even, 2):
-        a, b = rows[i] + offset, rows[i + 1] + offset
-        for j in range(0, width, 2):
-            ac, ad, bc, bd = _four(a, b, columns[j] + offset, columns[j + 1] + offset, size, like)
-            total[i, j] += ac
-            total[i, j + 1] += ad
-            total[i + 1, j] += bc
-            total[i + 1, j + 1] += bd
-    for i in range(len(rows)):
-        for j in range(width if i < even else 0, len(columns)):
-            total[i, j] += _one(rows[i] + offset, columns[j] + offset, size, like)
-
-
-@compiled()
-def _upper(rows: Addresses, offset: int, size: int, like: Array, total: Array) -> None:
-    even = len(rows) - len(rows) % 2
-    for i in range(0, even, 2):
-        a, b = rows[i] + offset, rows[i + 1] + offset
-        aa, ab, bb = _three(a, b, size, like)
-        total[i, i] += aa
-        total[i, i + 1] += ab
-        total[i + 1, i + 1] += bb
-        for j in range(i + 2, even, 2):
-            ac, ad, bc, bd = _four(a, b, rows[j] + offset, rows[j + 1] + offset, size, like)
-            total[i, j] += ac
-            total[i, j + 1] += ad
-            total[i + 1, j] += bc
-            total[i + 1, j + 1] += bd
-    for j in range(even, len(rows)):
-        for i in range(j + 1):
-            total[i, j] += _one(rows[i] + offset, rows[j] + offset, size, like)
-
-
-@compiled()
-def _diagonal(rows: Addresses, offset: int, size: int, like: Array, total: Array) -> None:
-    for i in range(len(rows)):
-        total[i, i] += _one(rows[i] + offset, rows[i] + offset, size, like)
+                total[i, j] = total[j, i] = 0 if form == _DIAGONAL else total[j, i]
 
 
 @compiled()
@@ -266,19 +274,27 @@ def _write_sums(rows: Addresses, lengths: Addresses, weights: Array, share: int,
 def _write_sum(rows: Addresses, offset: int, size: int, weights: Array) -> None:
     total = carray(_pointer(rows[0] + offset), size, weights.dtype)
     kept = weights[0]  # what there is of the sum is multiplied by
-    even = len(rows) - 1 - (len(rows) - 1) % 2
-    for t in range(1, 1 + even, 2):
-        first = carray(_pointer(rows[t] + offset), size, weights.dtype)
-        second = carray(_pointer(rows[t + 1] + offset), size, weights.dtype)
-        a, b = weights[t], weights[t + 1]
-        for k in range(size):
-            total[k] = kept * total[k] + a * first[k] + b * second[k]
-        kept = weights.dtype.type(1)
-    if even < len(rows) - 1:
-        last = carray(_pointer(rows[len(rows) - 1] + offset), size, weights.dtype)
-        a = weights[len(rows) - 1]
-        for k in range(size):
-            total[k] = kept * total[k] + a * last[k]
-    elif len(rows) == 1:
+    last = len(rows) - 1
+    if last == 0:
         for k in range(size):
             total[k] *= kept
+    for t in range(1, len(rows), 4):  # as many streams of memory at a time as a core reads ahead of
+        u, v, w = min(t + 1, last), min(t + 2, last), min(t + 3, last)
+        one = carray(_pointer(rows[t] + offset), size, weights.dtype)
+        two = carray(_pointer(rows[u] + offset), size, weights.dtype)
+        three = carray(_pointer(rows[v] + offset), size, weights.dtype)
+        four = carray(_pointer(rows[w] + offset), size, weights.dtype)
+        a, b, c, d = weights[t], weights[u], weights[v], weights[w]
+        if t == last:
+            for k in range(size):
+                total[k] = kept * total[k] + a * one[k]
+        elif u == last:
+            for k in range(size):
+                total[k] = kept * total[k] + a * one[k] + b * two[k]
+        elif v == last:
+            for k in range(size):
+                total[k] = kept * total[k] + a * one[k] + b * two[k] + c * three[k]
+        else:
+            for k in range(size):
+                total[k] = kept * total[k] + a * one[k] + b * two[k] + c * three[k] + d * four[k]
+        kept = weights.dtype.type(1)
