@@ -66,24 +66,26 @@ def products(rows: Rows, columns: Rows, *, diagonal: bool = False) -> NDArray[np
     left, lengths = _addresses(rows, width)
     right = left if same else _addresses(columns, width)[0]
     like = _ZEROS[rows[0][0].dtype]
-    found = np.zeros((_stretches(lengths), left.shape[1], right.shape[1]))
-    _divide(
-        lambda share, shares: _add_products(left, right, lengths, like, form, width, share, shares, found),
-        size[0] * len(found) * STRETCH,
-    )
-    _add_up(found, form)
-    total: NDArray[np.float64] = found[0, : size[0], : size[1]]
-    return total
+    counts, threads = np.array(lengths), _threads(size[0] * sum(lengths))
+    if threads == 1:
+        total = _all_products(left, right, counts, like, form, width)
+    else:
+        found = _nothing(left, right, counts)
+        _divide(
+            lambda share: _add_products(left, right, counts, like, form, width, share, threads, found),
+            threads,
+        )
+        total = _add_up(found, form)
+    products: NDArray[np.float64] = total[: size[0], : size[1]]
+    return products
 
 
 def combine(rows: Rows, weights: Sequence[float]) -> None:
     """Write over the first task's gradients the sum of all times their ``weights`` ``[T]``; see `suits`."""
     places, lengths = _addresses(rows)
     factors: Array = np.array(weights, _ZEROS[rows[0][0].dtype].dtype)
-    _divide(
-        lambda share, shares: _write_sums(places, lengths, factors, share, shares),
-        len(weights) * _stretches(lengths) * STRETCH,
-    )
+    counts, threads = np.array(lengths), _threads(len(weights) * sum(lengths))
+    _divide(lambda share: _write_sums(places, counts, factors, share, threads), threads)
 
 
 def _width(tasks: int) -> int:
@@ -92,8 +94,8 @@ def _width(tasks: int) -> int:
     return -(-tasks // tiles)
 
 
-def _addresses(rows: Rows, width: int = 1) -> tuple[Addresses, Addresses]:
-    """Return where gradients lie ``[parameters, T]``, and of how many elements they are ``[parameters]``.
+def _addresses(rows: Rows, width: int = 1) -> tuple[Addresses, list[int]]:
+    """Return where gradients lie ``[parameters, T]``, and of how many elements those of a parameter are.
 
     width: what T is a multiple of, because the last task is there several times if need be.
     """
@@ -101,14 +103,17 @@ def _addresses(rows: Rows, width: int = 1) -> tuple[Addresses, Addresses]:
     places = [[part.data_ptr() for part in parts] for parts in rows]
     if more:
         places = [found + found[-1:] * more for found in places]
-    return np.array(places), np.array([parts[0].numel() for parts in rows])
+    return np.array(places), [parts[0].numel() for parts in rows]
 
 
-def _divide(work: Callable[[int, int], None], elements: int) -> None:
-    """Do all shares of ``work(share, shares)``, several at a time where there are many elements."""
-    threads = torch.get_num_threads() if elements >= MANY else 1
-    others = [_pool(os.getpid(), threads).submit(work, share, threads) for share in range(1, threads)]
-    work(0, threads)
+def _threads(elements: int) -> int:
+    return torch.get_num_threads() if elements >= MANY else 1
+
+
+def _divide(work: Callable[[int], None], threads: int) -> None:
+    """Do all shares of ``work(share)``, as many at a time as there are threads."""
+    others = [_pool(os.getpid(), threads).submit(work, share) for share in range(1, threads)]
+    work(0)
     for other in others:
         other.result()
 
@@ -234,16 +239,27 @@ def _square(
 
 
 @compiled()
-def _stretches(lengths: Addresses) -> int:
-    total = 0
-    for length in lengths:
-        total += (length + STRETCH - 1) // STRETCH
-    return total
+def _all_products(
+    rows: Addresses, columns: Addresses, lengths: Addresses, like: Array, form: int, width: int
+) -> Array:
+    """Return ``[R, C]`` products, made by one thread."""
+    found = _nothing(rows, columns, lengths)
+    _add_products(rows, columns, lengths, like, form, width, 0, 1, found)
+    return _add_up(found, form)
 
 
 @compiled()
-def _add_up(found: Array, form: int) -> None:
-    """Add to the first stretch's products those of the others, and make what `_add_products` left out."""
+def _nothing(rows: Addresses, columns: Addresses, lengths: Addresses) -> Array:
+    """Return zeros for the products of each stretch, ``[stretches, R, C]``."""
+    stretches = 0
+    for length in lengths:
+        stretches += (length + STRETCH - 1) // STRETCH
+    return np.zeros((stretches, rows.shape[1], columns.shape[1]))
+
+
+@compiled()
+def _add_up(found: Array, form: int) -> Array:
+    """Return the sum over the stretches, with what `_add_products` left out."""
     total = found[0]
     for stretch in range(1, len(found)):
         total += found[stretch]
@@ -251,6 +267,7 @@ def _add_up(found: Array, form: int) -> None:
         for i in range(len(total)):
             for j in range(i):
                 total[i, j] = total[j, i] = 0 if form == _DIAGONAL else total[j, i]
+    return total
 
 
 @compiled()
