@@ -260,7 +260,7 @@ def _nothing(rows: Addresses, columns: Addresses, lengths: Addresses) -> Array:
 @compiled()
 def _add_up(found: Array, form: int) -> Array:
     """Return the sum over the stretches, with what `_add_products` left out."""
-    total = found[0]
+    total: Array = found[0]
     for stretch in range(1, len(found)):
         total += found[stretch]
     if form != _EVERY:
