@@ -134,41 +134,42 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-def _tile(width: int, square: bool) -> Any:
-    """Return machine code that adds up the products of ``width`` tasks with ``width`` others.
+def _tiles(square: bool) -> Any:
+    """Return machine code that adds up the products of up to `_WIDEST` tasks with as many others.
 
     It is written out product by product: then each has a register of its own, every element is loaded once,
     and memory is read in one stream for each task, which is as fast as it can be read. square: whether the
     others are others; else they are the tasks themselves, and the lower triangle is left out.
 
-    ``code(rows, columns, offset, size, like, found)`` adds to ``found`` ``[width, width]`` the products of
-    ``size`` elements, which lie ``offset`` bytes behind the addresses ``rows`` and ``columns`` ``[width]``
-    (the same ones, but for a square), and are summed in the type of ``like``.
+    ``code(rows, columns, offset, size, like, width, found)`` adds to ``found`` ``[width, width]`` the
+    products of ``size`` elements, which lie ``offset`` bytes behind the addresses ``rows`` and ``columns``
+    ``[width]`` (the same ones, but for a square), and are summed in the type of ``like``.
     """
     other = "column" if square else "row"
-    vectors = [f"{side}{i}" for side in dict.fromkeys(("row", other)) for i in range(width)]
-    places = [(i, j) for i in range(width) for j in range(0 if square else i, width)]
-    lines = [
-        "def code(rows, columns, offset, size, like, found):",
-        *(f"    {v} = carray(_pointer({v[:-1]}s[{v[-1]}] + offset), size, like.dtype)" for v in vectors),
-        *(f"    sum{i}{j} = like[0]" for i, j in places),
-        "    for k in range(size):",
-        *(f"        {v}_k = {v}[k]" for v in vectors),
-        *(f"        sum{i}{j} += row{i}_k * {other}{j}_k" for i, j in places),
-        *(f"    found[{i}, {j}] += sum{i}{j}" for i, j in places),
-    ]
+    lines = ["def code(rows, columns, offset, size, like, width, found):"]
+    for width in range(1, _WIDEST + 1):
+        vectors = [f"{side}{i}" for side in dict.fromkeys(("row", other)) for i in range(width)]
+        places = [(i, j) for i in range(width) for j in range(0 if square else i, width)]
+        lines += [
+            f"    if width == {width}:",
+            *(
+                f"        {v} = carray(_pointer({v[:-1]}s[{v[-1]}] + offset), size, like.dtype)"
+                for v in vectors
+            ),
+            *(f"        sum{i}{j} = like[0]" for i, j in places),
+            "        for k in range(size):",
+            *(f"            {v}_k = {v}[k]" for v in vectors),
+            *(f"            sum{i}{j} += row{i}_k * {other}{j}_k" for i, j in places),
+            *(f"        found[{i}, {j}] += sum{i}{j}" for i, j in places),
+        ]
     made: dict[str, Any] = {"carray": carray, "_pointer": _pointer, "__name__": __name__}
     # Under the name of this file, so that machine code is kept as that of the functions in it.
     exec(compile("\n".join(lines), __file__, "exec"), made)
-    made["code"].__qualname__ = f"_tile_{width}_{'square' if square else 'triangle'}"
+    made["code"].__qualname__ = "_square" if square else "_triangle"
     return compiled(reorder=True)(made["code"])
 
 
-_triangle_1, _square_1 = _tile(1, False), _tile(1, True)
-_triangle_2, _square_2 = _tile(2, False), _tile(2, True)
-_triangle_3, _square_3 = _tile(3, False), _tile(3, True)
-_triangle_4, _square_4 = _tile(4, False), _tile(4, True)
-_triangle_5, _square_5 = _tile(5, False), _tile(5, True)
+_triangle, _square = _tiles(square=False), _tiles(square=True)
 
 
 @compiled()
@@ -198,7 +199,9 @@ def _add_products(
                     offset, size = at * like.itemsize, min(_BLOCK, end - at)
                     for i in range(0, rows.shape[1], width):
                         if form != _EVERY:
-                            _triangle(rows[p, i:], offset, size, like, width, found[stretch, i:, i:])
+                            _triangle(
+                                rows[p, i:], rows[p, i:], offset, size, like, width, found[stretch, i:, i:]
+                            )
                         if form == _DIAGONAL:
                             continue
                         for j in range(0 if form == _EVERY else i + width, columns.shape[1], width):
@@ -206,36 +209,6 @@ def _add_products(
                                 rows[p, i:], columns[p, j:], offset, size, like, width, found[stretch, i:, j:]
                             )
             stretch += 1
-
-
-@compiled()
-def _triangle(rows: Addresses, offset: int, size: int, like: Array, width: int, found: Array) -> None:
-    if width == 1:
-        _triangle_1(rows, rows, offset, size, like, found)
-    elif width == 2:
-        _triangle_2(rows, rows, offset, size, like, found)
-    elif width == 3:
-        _triangle_3(rows, rows, offset, size, like, found)
-    elif width == 4:
-        _triangle_4(rows, rows, offset, size, like, found)
-    else:
-        _triangle_5(rows, rows, offset, size, like, found)
-
-
-@compiled()
-def _square(
-    rows: Addresses, columns: Addresses, offset: int, size: int, like: Array, width: int, found: Array
-) -> None:
-    if width == 1:
-        _square_1(rows, columns, offset, size, like, found)
-    elif width == 2:
-        _square_2(rows, columns, offset, size, like, found)
-    elif width == 3:
-        _square_3(rows, columns, offset, size, like, found)
-    elif width == 4:
-        _square_4(rows, columns, offset, size, like, found)
-    else:
-        _square_5(rows, columns, offset, size, like, found)
 
 
 @compiled()
