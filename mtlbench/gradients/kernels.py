@@ -268,7 +268,7 @@ def _write_sum(rows: Addresses, offset: int, size: int, weights: Array) -> None:
     if last == 0:
         for k in range(size):
             total[k] *= kept
-    for t in range(1, len(rows), 4):  # as many streams of memory at a time as a core reads ahead of
+    for t in range(1, len(rows), 4):  # few passes over the sum
         u, v, w = min(t + 1, last), min(t + 2, last), min(t + 3, last)
         one = carray(_pointer(rows[t] + offset), size, weights.dtype)
         two = carray(_pointer(rows[u] + offset), size, weights.dtype)
