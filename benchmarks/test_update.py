@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from turns import Turns
 
 from mtlbench.contracts import Need
-from mtlbench.gradients import combine, cross_gram, gram
+from mtlbench.gradients import Jacobian
 
 COUNTS, WIDTHS = (2, 3, 5, 10, 20), (5, 6)
 METHODS = [*TORCHJD, "gradnorm", "sdmgrad", "db-mtl", "moco"]
@@ -97,9 +97,12 @@ class Problem:
         cross, diagonal = weighting.needs is Need.CROSS, "diagonal" in weighting.properties
 
         def step() -> list[Tensor | None]:
-            own = tasks[self.current]
-            products = cross_gram(own, tasks[self.current - 1]) if cross else gram(own, diagonal=diagonal)
-            return combine(own, weighting(products, losses).tolist())
+            own = Jacobian(tasks[self.current])
+            if cross:
+                products = own.products(Jacobian(tasks[self.current - 1]))
+            else:
+                products = own.gram(diagonal=diagonal)
+            return own.combine(weighting(products, losses).tolist())
 
         self.steps["ours"] = step
         self._memory(jacobians, cross)

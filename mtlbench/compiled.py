@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 
 import numba
 import platformdirs
+import torch
 from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,15 +55,64 @@ def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         made: Any = numba.njit(nogil=True, error_model="numpy", fastmath=order)(function)
-        if place := _place():
-            usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, place
-            try:
-                made._cache = _Kept(function)
-            finally:
-                numba.config.CACHE_DIR = usual
+        _keep(made, function)
         return made  # type: ignore[no-any-return]
 
     return decorate
+
+
+class Shared:
+    """A function ``f(order)`` as machine code that several threads run at once, each the whole of it.
+
+    order: points at what it is to do, and to write; as in C, nothing is checked. The threads are those of
+    torch's own operations, of which they have often just done one: then they are awake, and they do not
+    compete with each other for cores. In a forked process there are none.
+    """
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self._codes: dict[torch.dtype, tuple[int, Callable[[int], None]]] = {}
+
+    def __call__(self, dtype: torch.dtype, order: int, threads: int) -> None:
+        """Run it on up to so many threads, with ``order``, an address, as a pointer to ``dtype``."""
+        if dtype not in self._codes:
+            self._codes[dtype] = self._compile(dtype)
+        address, alone = self._codes[dtype]
+        if threads == 1 or not _TEAMS:
+            alone(order)
+        else:
+            _TEAMS[0](address, order, threads, 0)
+
+    def _compile(self, dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
+        pointer = numba.types.CPointer(getattr(numba.types, str(dtype).removeprefix("torch.")))
+        made: Any = CFunc(self._function, ((pointer,), numba.types.void), {}, {"error_model": "numpy"})
+        _keep(made, self._function)
+        made.compile()
+        return made.address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address)
+
+
+def _keep(made: Any, function: Callable[..., Any]) -> None:
+    """Let what is made of a function be kept, where that is possible."""
+    if place := _place():
+        usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, place
+        try:
+            made._cache = _Kept(function)
+        finally:
+            numba.config.CACHE_DIR = usual
+
+
+def _teams() -> list[Callable[[int, int, int, int], None]]:
+    """Return what starts torch's threads: the OpenMP of GCC, or one that is called like it; [] without."""
+    try:
+        found = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return []
+    found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return [found]
+
+
+_TEAMS = _teams()
+os.register_at_fork(after_in_child=_TEAMS.clear)  # their threads are not there, and would be waited for
 
 
 @cache

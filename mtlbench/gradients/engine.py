@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from mtlbench.contracts import Architecture, Batch, Need, Pyramid, Task, Vector, Weighting
 from mtlbench.errors import MtlbenchError, RunFailedError
 from mtlbench.gradients.ghost import Ghosts, find
-from mtlbench.gradients.gram import Gradient, combine, cross_gram, gram
+from mtlbench.gradients.gram import Gradient, Jacobian
 from mtlbench.gradients.lookahead import ModelLookahead
 from mtlbench.gradients.moment import Moment
 from mtlbench.gradients.precision import Precision, at_least_float32
@@ -534,7 +534,7 @@ class GradientEngine:
             return None
         shapes = self._shared(self._trunk)
         sums = [self.ranks.sum_gradients(self._shared(row), shapes) for row in rows]
-        products = gram(sums) / self.precision.scale**2
+        products = Jacobian(sums).gram() / self.precision.scale**2
         return products if products.isfinite().all() or not self.precision.scaled else None
 
     def _ask(self, statistic: Tensor, losses: Tensor) -> tuple[Tensor, list[float]]:
@@ -592,43 +592,43 @@ class GradientEngine:
         if self.weighting.needs is Need.JACOBIAN:
             everything = self._shared(self._trunk)
             if self._probing:
-                self._gram = gram(shared)
+                self._gram = Jacobian(shared).gram()
             update: list[Tensor | None] = [*self._update(shared, losses, everything)]
             ones = torch.ones(len(names))  # what a method is not asked for where nothing is shared
             own = self._own_weights(ones) if everything else ones.tolist()
         elif self.weighting.blocks == "model":
-            diagonal = "diagonal" in self.weighting.properties
-            statistic = self._gram = self._products(shared, ghosts, diagonal)
+            jacobian, diagonal = Jacobian(shared), "diagonal" in self.weighting.properties
+            statistic = self._gram = self._products(jacobian, ghosts, diagonal)
             if diagonal:
-                self._gram = self._products(shared, ghosts) if self._probing else None
+                self._gram = self._products(jacobian, ghosts) if self._probing else None
             weights, own = self._solve(statistic, losses, names)
-            update = combine(shared, weights)
+            update = jacobian.combine(weights)
             if hidden := ghosts.combine(weights):
                 pairs = zip(self._shared(self._trunk), update, strict=True)
                 update = [hidden.get(parameter, gradient) for parameter, gradient in pairs]
         else:
             weights, own, update = self._weigh_blocks(shared, losses)
-        self._assign(update, combine(rest, own))
+        self._assign(update, Jacobian(rest).combine(own))
         return self._follow(losses, penalty, names, weights, own, collected=True)
 
-    def _products(self, shared: Sequence[Gradient], ghosts: Ghosts, diagonal: bool = False) -> Tensor:
+    def _products(self, jacobian: Jacobian, ghosts: Ghosts, diagonal: bool = False) -> Tensor:
         """Return the Gram matrix ``[T, T]`` of what is there and what is hidden."""
-        products = gram(shared, diagonal=diagonal)
+        products = jacobian.gram(diagonal=diagonal)
         return products + ghosts.gram() if ghosts.edges else products
 
     def _weigh_blocks(
         self, shared: Sequence[Gradient], losses: Tensor
     ) -> tuple[list[float], list[float], list[Tensor | None]]:
         """Weigh each block of shared parameters by its own Gram matrix."""
-        parts = [[[row[i] for i in block] for row in shared] for block in self._blocks]
+        parts = [Jacobian([[row[i] for i in block] for row in shared]) for block in self._blocks]
         if not parts:
             return [1.0] * len(losses), [1.0] * len(losses), []
-        matrices = torch.stack([gram(part) for part in parts])
+        matrices = torch.stack([part.gram() for part in parts])
         self._gram = matrices.sum(0)
         weights, own = self._ask(matrices, losses)
         update: list[Tensor | None] = [None] * len(shared[0])
         for block, part, row in zip(self._blocks, parts, weights.tolist(), strict=True):
-            for i, gradient in zip(block, combine(part, row), strict=True):
+            for i, gradient in zip(block, part.combine(row), strict=True):
                 update[i] = gradient
         return weights.mean(0).tolist(), own, update
 
@@ -667,7 +667,7 @@ class GradientEngine:
         seen = []
         for part in parts:
             cut = self._cut(part, names, whole, trunk=moment is None)
-            products += gram(cut.cotangents)
+            products += Jacobian(cut.cotangents).gram()
             seen.append(_seen(cut))
         losses, penalty = self._totals(seen)
         if not _finite(losses):
@@ -708,9 +708,9 @@ class GradientEngine:
                 parameter.grad = None
             if not self._collect(trunk):
                 return self._step(losses, penalty, skipped=True)
-            rows.append([self._shared(row) for row in trunk])
+            rows.append(Jacobian([self._shared(row) for row in trunk]))
         if self._probing:
-            self._gram = gram(rows[0])
+            self._gram = rows[0].gram()
         moment = self._moment(parts)
         if moment is None:
             cut = self._cut(parts[0], names, whole)
@@ -720,7 +720,7 @@ class GradientEngine:
                 losses, penalty = self._totals([self._forward(part, names, whole) for part in parts])
         if not _finite(losses):
             return self._step(losses, penalty)
-        weights, own = self._solve(cross_gram(*rows), losses, names)
+        weights, own = self._solve(rows[0].products(rows[1]), losses, names)
         if moment is None:
             self._pull_once(cut, weights, own)
         else:
@@ -761,7 +761,7 @@ class GradientEngine:
             rate,
         )
         if self._probing:
-            self._gram = gram([self._shared(row[: len(self._trunk)]) for row in rows])
+            self._gram = Jacobian([self._shared(row[: len(self._trunk)]) for row in rows]).gram()
         count = len(names)
         try:
             result = self.weighting(ahead, losses.cpu().double())
@@ -773,7 +773,7 @@ class GradientEngine:
             raise MtlbenchError(f"--scale {self.scale}: {method} weighs two batches; leave --scale out")
         weights = self._rescale(weights).view(-1, count)
         chosen = rows if len(weights) == 1 else [*rows, *ahead.held_rows]
-        update = combine(chosen, weights.flatten().tolist())
+        update = Jacobian(chosen).combine(weights.flatten().tolist())
         for parameter, gradient, extra in zip(self._parameters, update, rest, strict=True):
             if gradient is not None and extra is not None:
                 gradient = gradient.add_(extra)
@@ -819,7 +819,7 @@ class GradientEngine:
             self.precision.overflowed()
             return self._step(losses, penalty, skipped=True)
         if self._probing:
-            self._gram = gram(rows)
+            self._gram = Jacobian(rows).gram()
         update = self._update(rows, losses, targets)
         if moment is not None:
             moment.restore()

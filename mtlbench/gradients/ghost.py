@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 
-from mtlbench.gradients import kernels
+from mtlbench.gradients.gram import Jacobian
 
 FLOP, ROW_FLOP, ELEMENT, NUMBER, SHIFT, LAYER = 0.0035, 0.006, 1.0, 2.0, 3.5, 1.5e5
 """Nanoseconds, measured on two cores; only their ratios matter. An operation of a float32 weight gradient,
@@ -231,8 +231,8 @@ class Ghosts:
             similar = read @ read.transpose(1, 2)
         arrived = torch.cat([use.cotangents(columns[use.edge], precision) for use in uses], dim=3)
         spread = (arrived.flatten(1, 2) @ similar).view_as(arrived)
-        rows, others = ([[*group.flatten(1)] for group in part] for part in (arrived, spread))
-        products = torch.from_numpy(kernels.products(rows, others))
+        rows, others = ([[*row] for row in part.flatten(2).transpose(0, 1)] for part in (arrived, spread))
+        products = Jacobian(rows).products(Jacobian(others))
         if precision == torch.float32:
             own = torch.einsum("gtr,gr->t", arrived.square().sum(2), similar.diagonal(dim1=1, dim2=2))
             lengths = products.diagonal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,81 +26,101 @@ WIDE = 1 << 20
 """Elements of each gradient that are stacked for torch at a time."""
 
 
-def gram(jacobian: Sequence[Gradient], *, diagonal: bool = False) -> Tensor:
-    """Return J Jᵀ, float64 ``[T, T]`` on the CPU, for T gradients of equal structure.
+Parameters = Sequence[Sequence[Tensor]]
+"""Of each parameter a gradient for each of some tasks."""
 
-    Its two triangles are equal, bit for bit. diagonal: whether they may be left 0.
+
+class Jacobian:
+    """The gradients of T tasks, kept as they are, and what is made of them.
+
+    tasks: a `Gradient` of each, of equal structure. They stay where they are as long as this is asked.
     """
-    size = len(jacobian)
-    total: Tensor | None = None
-    for reached, rows in (groups := _grouped(jacobian)).items():
-        block = _products(rows, rows, diagonal)
-        if len(groups) == 1 and len(reached) == size:
-            return block.cpu()
-        if total is None:
-            total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
-        if len(reached) == size:
-            total += block
-        else:
-            index = torch.tensor(reached, device=block.device)
-            total[index[:, None], index] += block
-    return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
+
+    def __init__(self, tasks: Sequence[Gradient]) -> None:
+        self._tasks = tasks
+        self._first: list[Tensor | None] = []
+        self._rows, rest = kernels.Rows(len(tasks)), []
+        for parts in zip(*tasks, strict=True):
+            if self._rows.add(parts):
+                self._first.append(parts[0])
+            else:
+                self._first.append(next((part for part in parts if part is not None), None))
+                rest.append(parts)
+        self._usual = not rest
+        self._rest: list[tuple[tuple[int, ...], kernels.Rows, Parameters]] = []
+        for reached, parameters in _grouped(rest).items():
+            rows = kernels.Rows(len(reached))
+            self._rest.append((reached, rows, [parts for parts in parameters if not rows.add(parts)]))
+
+    def gram(self, *, diagonal: bool = False) -> Tensor:
+        """Return J Jᵀ, float64 ``[T, T]`` on the CPU.
+
+        Its two triangles are equal, bit for bit. diagonal: whether they may be left 0.
+        """
+        total = self._rows.products(diagonal=diagonal)
+        for reached, rows, others in self._rest:
+            block, index = rows.products(diagonal=diagonal), torch.tensor(reached)
+            total[index[:, None], index] += block + _products(others) if others else block
+        return total
+
+    def products(self, other: Jacobian) -> Tensor:
+        """Return J₁ J₂ᵀ, float64 ``[T, S]`` on the CPU; ``other``: J₂, gradients by the same parameters."""
+        size, rows = len(self._tasks), other._rows
+        if self._usual and other._usual and (rows.tasks, rows.dtype) == (size, self._rows.dtype):
+            return self._rows.products(rows)
+        total = torch.zeros(size, len(other._tasks), dtype=torch.float64)
+        for reached, parameters in _grouped(zip(*self._tasks, *other._tasks, strict=True)).items():
+            left, right = [i for i in reached if i < size], [i - size for i in reached if i >= size]
+            if left and right:
+                total[torch.tensor(left)[:, None], torch.tensor(right)] += _products(parameters, len(left))
+        return total
+
+    def combine(self, weights: Sequence[float]) -> list[Tensor | None]:
+        """Return the sum of ``weights[t]`` times gradient t, written over the first gradient there is."""
+        self._rows.combine(weights)
+        for reached, rows, others in self._rest:
+            own = [weights[task] for task in reached]
+            rows.combine(own)
+            if others:
+                totals, *columns = ([*column] for column in zip(*others, strict=True))
+                torch._foreach_mul_(totals, own[0])
+                for weight, column in zip(own[1:], columns, strict=True):
+                    torch._foreach_add_(totals, column, alpha=weight)
+        return self._first
 
 
-def cross_gram(first: Sequence[Gradient], second: Sequence[Gradient]) -> Tensor:
-    """Return J₁ J₂ᵀ, float64 ``[T, T]`` on the CPU, for twice T gradients of equal structure."""
-    size = len(first)
-    total: Tensor | None = None
-    for reached, parameters in _grouped([*first, *second]).items():
-        rows, columns = [i for i in reached if i < size], [i - size for i in reached if i >= size]
-        if not rows or not columns:
-            continue
-        block = _products([p[: len(rows)] for p in parameters], [p[len(rows) :] for p in parameters])
-        if total is None:
-            total = torch.zeros(size, size, dtype=torch.float64, device=block.device)
-        total[
-            torch.tensor(rows, device=block.device)[:, None], torch.tensor(columns, device=block.device)
-        ] += block
-    return torch.zeros(size, size, dtype=torch.float64) if total is None else total.cpu()
-
-
-def _grouped(jacobian: Sequence[Gradient]) -> dict[tuple[int, ...], list[list[Tensor]]]:
-    """Return the gradients of each parameter, those of all tasks alike in memory, by which tasks reach it."""
+def _grouped(parameters: Iterable[Sequence[Tensor | None]]) -> dict[tuple[int, ...], list[list[Tensor]]]:
+    """Return the gradients that there are of each parameter, by which tasks reach it."""
     found: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
-    for parts in zip(*jacobian, strict=True):
+    for parts in parameters:
         present = [part for part in parts if part is not None]
         if present and present[0].numel():
-            reached = tuple(i for i, part in enumerate(parts) if part is not None)
-            found[reached].append(present if _alike(present) else [part.contiguous() for part in present])
+            found[tuple(i for i, part in enumerate(parts) if part is not None)].append(present)
     return found
 
 
-def _alike(parts: Sequence[Tensor]) -> bool:
-    """Say whether gradients of one parameter have their elements in one order of memory, without gaps."""
-    return (
-        all(part.is_contiguous() for part in parts)
-        or all(part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last) for part in parts)
-        or all(part.dim() == 2 and part.t().is_contiguous() for part in parts)
-    )
+def _products(parameters: Parameters, split: int = 0) -> Tensor:
+    """Return the products of the first ``split`` gradients with the others, float64 on the CPU.
 
-
-def _products(rows: kernels.Rows, columns: kernels.Rows, diagonal: bool = False) -> Tensor:
-    """Return the products of each task's row with each column, float64 ``[rows, columns]`` on their device.
-
-    rows: of each parameter, equally long gradients. columns: the rows themselves make the answer symmetric,
-    bit for bit. diagonal: whether the rest may be left 0.
+    split: 0 for those of all with all: the answer is symmetric, bit for bit.
     """
-    same = columns is rows
-    if kernels.suits(rows) and (same or kernels.suits(columns)):
-        return torch.from_numpy(kernels.products(rows, columns, diagonal=diagonal))
+    parameters = [
+        parts if kernels.in_one_order(parts) else [part.contiguous() for part in parts]
+        for parts in parameters
+    ]
+    left, right = ([parts[: split or None] for parts in parameters], [parts[split:] for parts in parameters])
+    width = kernels.width_for(max(len(left[0]), len(right[0])))
+    rows, columns = kernels.Rows(len(left[0]), width), kernels.Rows(len(right[0]), width)
+    if all(map(rows.add, left)) and all(map(columns.add, right)) and rows.dtype is columns.dtype:
+        return rows.products(columns if split else None)
     with torch.no_grad():
-        left = _joined(rows)
-        products = _by_torch(left, left if same else _joined(columns))
+        vectors = _joined(left)
+        products = _by_torch(vectors, _joined(right) if split else vectors).cpu()
     # Some processors sum the two triangles in different orders, and solvers read both as one.
-    return (products + products.T) / 2 if same else products
+    return products if split else (products + products.T) / 2
 
 
-def _joined(rows: kernels.Rows) -> list[list[Tensor]]:
+def _joined(rows: Parameters) -> list[list[Tensor]]:
     """Return gradients as vectors; small ones of several parameters make one."""
     vectors = [[torch.as_strided(part, (part.numel(),), (1,)) for part in parts] for parts in rows]
     small = [parts for parts in vectors if len(parts[0]) < SMALL]
@@ -108,7 +128,7 @@ def _joined(rows: kernels.Rows) -> list[list[Tensor]]:
     return [*large, *([[torch.cat(column) for column in zip(*small, strict=True)]] if small else [])]
 
 
-def _by_torch(rows: kernels.Rows, columns: kernels.Rows) -> Tensor:
+def _by_torch(rows: Parameters, columns: Parameters) -> Tensor:
     size = len(rows[0]), len(columns[0])
     products = torch.zeros(size, dtype=torch.float64, device=rows[0][0].device)
     for vectors, others in zip(rows, columns, strict=True):
@@ -124,24 +144,3 @@ def _cut(rows: Sequence[Tensor], at: int) -> Tensor:
     stacked = at_least_float32(torch.stack([row[at : at + WIDE] for row in rows]))
     padded = functional.pad(stacked, (0, -stacked.shape[1] % PIECE))
     return padded.view(len(rows), -1, PIECE).transpose(0, 1)
-
-
-def combine(jacobian: Sequence[Gradient], weights: Sequence[float]) -> list[Tensor | None]:
-    """Return the sum of ``weights[t] * jacobian[t]``, written over the first gradient there is."""
-    combined: list[Tensor | None] = []
-    groups: dict[tuple[int, ...], list[list[Tensor]]] = defaultdict(list)
-    for parts in zip(*jacobian, strict=True):
-        present = [part for part in parts if part is not None]
-        combined.append(present[0] if present else None)
-        if present:
-            groups[tuple(i for i, part in enumerate(parts) if part is not None)].append(present)
-    for reached, rows in groups.items():
-        own = [weights[task] for task in reached]
-        if kernels.suits(rows) and all(map(_alike, rows)):
-            kernels.combine(rows, own)
-            continue
-        totals, *others = ([*column] for column in zip(*rows, strict=True))
-        torch._foreach_mul_(totals, own[0])
-        for weight, column in zip(own[1:], others, strict=True):
-            torch._foreach_add_(totals, column, alpha=weight)
-    return combined

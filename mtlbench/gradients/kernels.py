@@ -1,18 +1,16 @@
 """Sums over the elements of many gradients, compiled: what a CPU does to gradients in float32 or float64.
 
 Gradients are given to machine code as addresses, so that one call serves any number of tasks and parameters
-without a copy. A call does its share of the work: of all stretches of `STRETCH` elements those of number
-``share``, ``share + shares``, ... The sums of stretches are added one after another, whoever found them:
-they do not depend on how many threads there are.
+without a copy. Threads take its work stretch by stretch, of `STRETCH` elements of a parameter, and the sums
+of stretches are added one after another, whoever found them: they do not depend on how many threads there
+are.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
+from array import array
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,18 +19,16 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.compiled import compiled
+from mtlbench.compiled import Shared, compiled
 
 Array = NDArray[Any]
 Addresses = NDArray[np.int64]
-Rows = Sequence[Sequence[Tensor]]
-"""Of each parameter a gradient for each task, their elements in one order of memory, without gaps."""
 
-STRETCH = 1 << 16
+STRETCH = 1 << 14
 """Elements of a parameter that one thread takes at a time."""
 
-MANY = 1 << 22
-"""Elements of all gradients from which on threads share them: with fewer, an idle core wakes up too late."""
+MANY = 1 << 18
+"""Elements of all gradients from which on threads share them: with fewer, one is done before others began."""
 
 _BLOCK = 1 << 12
 """Elements that are summed in the gradients' own precision, in as many parts as a register has places, before
@@ -43,85 +39,101 @@ _WIDEST = 5
 
 _EVERY, _UPPER, _DIAGONAL = 0, 1, 2
 
-_ZEROS: dict[torch.dtype | None, Array] = {torch.float32: np.zeros(1, np.float32), torch.float64: np.zeros(1)}
-"""A 0 of every precision for which there is code."""
+_LETTERS = {torch.float32: "f", torch.float64: "d"}
+"""What `array` calls the precisions for which there is code."""
 
 
-def suits(rows: Rows) -> bool:
-    """Say whether these gradients are all on the CPU, and in one precision for which there is code."""
-    found = {part.dtype if part.is_cpu else None for parts in rows for part in parts}
-    return len(found) == 1 and found.issubset(_ZEROS)
+def in_one_order(parts: Sequence[Tensor]) -> bool:
+    """Say whether gradients of one parameter have their elements in one order of memory, without gaps."""
+    return (
+        all(part.is_contiguous() for part in parts)
+        or all(part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last) for part in parts)
+        or all(part.dim() == 2 and part.t().is_contiguous() for part in parts)
+    )
 
 
-def products(rows: Rows, columns: Rows, *, diagonal: bool = False) -> NDArray[np.float64]:
-    """Return the products of each task's row with each column over all parameters, float64 ``[R, C]``.
+class Rows:
+    """Gradients of some parameters, a row for each task, by where they lie in memory.
 
-    rows, columns: gradients that `suits` likes. Where they are the same object the answer is symmetric, bit
-    for bit. diagonal: whether the rest may be left 0.
+    tasks: how many, 1 or more. width: of tiles, where it is not to be what is best for them (`width_for`).
     """
-    same = columns is rows
-    size = len(rows[0]), len(columns[0])
-    form = _EVERY if not same else _DIAGONAL if diagonal else _UPPER
-    width = _width(max(size))
-    left, lengths = _addresses(rows, width)
-    right = left if same else _addresses(columns, width)[0]
-    like = _ZEROS[rows[0][0].dtype]
-    counts, threads = np.array(lengths), _threads(size[0] * sum(lengths))
-    if threads == 1:
-        total = _all_products(left, right, counts, like, form, width)
-    else:
-        found = _nothing(left, right, counts)
-        _divide(
-            lambda share: _add_products(left, right, counts, like, form, width, share, threads, found),
-            threads,
-        )
-        total = _add_up(found, form)
-    products: NDArray[np.float64] = total[: size[0], : size[1]]
-    return products
+
+    def __init__(self, tasks: int, width: int = 0) -> None:
+        self.tasks, self.width = tasks, width or width_for(tasks)
+        self.dtype: torch.dtype | None = None
+        self._parts: list[Sequence[Tensor | None]] = []  # so that their memory is not given to others
+        self._lengths: list[int] = []
+        self._places: list[int] = []
+        self._stretches = 0
+        # The last task is there several times if need be, so that tiles cover all.
+        self._more = -tasks % self.width
+
+    def add(self, parts: Sequence[Tensor | None]) -> bool:
+        """Add the tasks' gradients of a parameter and return True, or False where there is no code for them.
+
+        There is where all are on the CPU, in one precision, the same as for the other parameters, and with
+        their elements in one order of memory, without gaps.
+        """
+        head, places, contiguous = parts[0], [], True
+        if head is None or (dtype := self.dtype or head.dtype) not in _LETTERS:
+            return False
+        for part in parts:
+            if part is None or part.dtype is not dtype or not part.is_cpu:
+                return False
+            contiguous = contiguous and part.is_contiguous()
+            places.append(part.data_ptr())
+        if not contiguous and not in_one_order(cast("Sequence[Tensor]", parts)):
+            return False
+        self.dtype, length = dtype, head.numel()
+        self._parts.append(parts)
+        self._lengths.append(length)
+        self._places += places
+        if self._more:
+            self._places += places[-1:] * self._more
+        self._stretches += -(-length // STRETCH)
+        return True
+
+    def products(self, others: Rows | None = None, *, diagonal: bool = False) -> Tensor:
+        """Return the products of each row with each of the ``others``, float64 ``[tasks, others]``.
+
+        others: rows of as many elements, of the same dtype and width, or None for these: then the answer is
+        symmetric, bit for bit. diagonal: whether the rest of that may be left 0.
+        """
+        columns = others or self
+        if not self._stretches:
+            return torch.zeros(self.tasks, columns.tasks, dtype=torch.float64)
+        form = _EVERY if others else _DIAGONAL if diagonal else _UPPER
+        high, wide = self.tasks + self._more, columns.tasks + columns._more
+        memory = columns._memory() if others else None
+        parts = array("d", [0.0]) * (self._stretches * high * wide)
+        answer = torch.empty(self.tasks, columns.tasks, dtype=torch.float64)
+        sums = parts.buffer_info()[0], answer.data_ptr()
+        other = memory.buffer_info()[0] if memory else 0
+        self._run(_MULTIPLY, other, wide, columns.tasks, form, self.width, *sums)
+        return answer
+
+    def combine(self, weights: Sequence[float]) -> None:
+        """Write over the first row the sum of all rows times their ``weights`` ``[tasks]``."""
+        if self.dtype:
+            factors = array(_LETTERS[self.dtype], weights)
+            self._run(_COMBINE, factors.buffer_info()[0])
+
+    def _memory(self) -> array[int]:
+        """Return what machine code reads: elements of each parameter, then where its gradients lie."""
+        return array("q", self._lengths + self._places)
+
+    def _run(self, code: Shared, *more: int) -> None:
+        threads = torch.get_num_threads() if self.tasks * sum(self._lengths) >= MANY else 1
+        memory = self._memory()
+        own = memory.buffer_info()[0], len(self._lengths), self.tasks + self._more, self.tasks
+        order = array("q", (0, 0, 0, self._stretches, *own, *more))
+        code(cast("torch.dtype", self.dtype), order.buffer_info()[0], threads)
 
 
-def combine(rows: Rows, weights: Sequence[float]) -> None:
-    """Write over the first task's gradients the sum of all times their ``weights`` ``[T]``; see `suits`."""
-    places, lengths = _addresses(rows)
-    factors: Array = np.array(weights, _ZEROS[rows[0][0].dtype].dtype)
-    counts, threads = np.array(lengths), _threads(len(weights) * sum(lengths))
-    _divide(lambda share: _write_sums(places, counts, factors, share, threads), threads)
-
-
-def _width(tasks: int) -> int:
+def width_for(tasks: int) -> int:
     """Return how wide tiles are, of which as few as may be cover all tasks."""
     tiles = -(-tasks // _WIDEST)
     return -(-tasks // tiles)
-
-
-def _addresses(rows: Rows, width: int = 1) -> tuple[Addresses, list[int]]:
-    """Return where gradients lie ``[parameters, T]``, and of how many elements those of a parameter are.
-
-    width: what T is a multiple of, because the last task is there several times if need be.
-    """
-    more = -len(rows[0]) % width
-    places = [[part.data_ptr() for part in parts] for parts in rows]
-    if more:
-        places = [found + found[-1:] * more for found in places]
-    return np.array(places), [parts[0].numel() for parts in rows]
-
-
-def _threads(elements: int) -> int:
-    return torch.get_num_threads() if elements >= MANY else 1
-
-
-def _divide(work: Callable[[int], None], threads: int) -> None:
-    """Do all shares of ``work(share)``, as many at a time as there are threads."""
-    others = [_pool(os.getpid(), threads).submit(work, share) for share in range(1, threads)]
-    work(0)
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the threads of this process: those of one that it was forked from are not here."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="gradients")
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -132,6 +144,18 @@ def _pointer(context: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], target.get_value_type(signature.return_type))
 
     return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _count(context: Any, address: Any) -> Any:
+    """Add 1 to an integer that several threads count with, and return what it was."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = target.get_value_type(types.int64)
+        place = builder.inttoptr(arguments[0], number.as_pointer())
+        return builder.atomic_rmw("add", place, number(1), "acq_rel")
+
+    return types.int64(types.int64), generate
 
 
 def _tiles(square: bool) -> Any:
@@ -172,92 +196,111 @@ def _tiles(square: bool) -> Any:
 _triangle, _square = _tiles(square=False), _tiles(square=True)
 
 
+def _multiply(order: Any) -> None:
+    """Take stretch after stretch and find the products of its rows and columns; the last adds them up.
+
+    order: a 0 of the gradients' type, from where on numbers say what to do (see `Rows`).
+    """
+    zero = carray(order, 1)
+    told = carray(_pointer(zero.ctypes.data), 15, np.int64)
+    stretches, own, count, high, tasks = told[3], told[4], told[5], told[6], told[7]
+    other, wide, others, form, width = told[8], told[9], told[10], told[11], told[12]
+    lengths, rows = _rows(own, count, high)
+    columns = _rows(other, count, wide)[1] if other else rows
+    found = carray(_pointer(told[13]), (stretches, high, wide), np.float64)
+    p = before = 0
+    while True:
+        stretch = _count(told[1:].ctypes.data)
+        if stretch >= stretches:
+            break
+        p, before = _find(lengths, stretch, p, before)
+        begin = (stretch - before) * STRETCH
+        end = min(begin + STRETCH, lengths[p])
+        found[stretch] = 0
+        for at in range(begin, end, _BLOCK):
+            offset, size = at * zero.itemsize, min(_BLOCK, end - at)
+            _add_products(rows[p], columns[p], offset, size, zero, form, width, found[stretch])
+        if _count(told[2:].ctypes.data) == stretches - 1:
+            _add_up(found, form, carray(_pointer(told[14]), (tasks, others), np.float64))
+
+
+def _combine(order: Any) -> None:
+    """Take stretch after stretch and write its rows' weighted sum over the first; see `_multiply`."""
+    zero = carray(order, 1)
+    told = carray(_pointer(zero.ctypes.data), 9, np.int64)
+    stretches, own, count, high, tasks = told[3], told[4], told[5], told[6], told[7]
+    lengths, rows = _rows(own, count, high)
+    weights = carray(_pointer(told[8]), tasks, zero.dtype)
+    p = before = 0
+    while True:
+        stretch = _count(told[1:].ctypes.data)
+        if stretch >= stretches:
+            break
+        p, before = _find(lengths, stretch, p, before)
+        begin = (stretch - before) * STRETCH
+        end = min(begin + STRETCH, lengths[p])
+        for at in range(begin, end, _BLOCK):
+            _write_sum(rows[p], at * zero.itemsize, min(_BLOCK, end - at), weights)
+
+
+_MULTIPLY, _COMBINE = Shared(_multiply), Shared(_combine)
+
+
+@compiled()
+def _rows(address: int, count: int, tasks: int) -> tuple[Addresses, Addresses]:
+    """Return the lengths of parameters ``[count]`` and where their gradients lie ``[count, tasks]``."""
+    lengths = carray(_pointer(address), count, np.int64)
+    return lengths, carray(_pointer(address + count * lengths.itemsize), (count, tasks), np.int64)
+
+
+@compiled()
+def _find(lengths: Addresses, stretch: int, p: int, before: int) -> tuple[int, int]:
+    """Return the parameter that a stretch is of, and the number of its first; p, before: those of another."""
+    while True:
+        own = (lengths[p] + STRETCH - 1) // STRETCH
+        if stretch - before < own:
+            return p, before
+        before += own
+        p += 1
+
+
 @compiled()
 def _add_products(
     rows: Addresses,
     columns: Addresses,
-    lengths: Addresses,
+    offset: int,
+    size: int,
     like: Array,
     form: int,
     width: int,
-    share: int,
-    shares: int,
     found: Array,
 ) -> None:
-    """Add to ``found`` ``[stretches, R, C]`` the products of each stretch of rows with that of columns.
+    """Add to ``found`` ``[R, C]`` the products of ``size`` elements of rows and columns behind ``offset``.
 
-    rows, columns: addresses ``[parameters, R]``, ``[parameters, C]``. lengths: elements ``[parameters]``.
-    like: one 0 of the gradients' type. form: `_EVERY` product; where rows are columns, the `_UPPER` triangle,
-    or what is needed for the `_DIAGONAL`. width: of the tiles, which divides R and C.
+    rows, columns: addresses ``[R]``, ``[C]``. like: one 0 of the gradients' type. form: `_EVERY` product;
+    where rows are columns, the `_UPPER` triangle, or what is needed for the `_DIAGONAL`. width: of the tiles,
+    which divides R and C.
     """
-    stretch = 0
-    for p in range(len(lengths)):
-        for begin in range(0, lengths[p], STRETCH):
-            if stretch % shares == share:
-                end = min(begin + STRETCH, lengths[p])
-                for at in range(begin, end, _BLOCK):
-                    offset, size = at * like.itemsize, min(_BLOCK, end - at)
-                    for i in range(0, rows.shape[1], width):
-                        if form != _EVERY:
-                            _triangle(
-                                rows[p, i:], rows[p, i:], offset, size, like, width, found[stretch, i:, i:]
-                            )
-                        if form == _DIAGONAL:
-                            continue
-                        for j in range(0 if form == _EVERY else i + width, columns.shape[1], width):
-                            _square(
-                                rows[p, i:], columns[p, j:], offset, size, like, width, found[stretch, i:, j:]
-                            )
-            stretch += 1
+    for i in range(0, len(rows), width):
+        if form != _EVERY:
+            _triangle(rows[i:], rows[i:], offset, size, like, width, found[i:, i:])
+        if form == _DIAGONAL:
+            continue
+        for j in range(0 if form == _EVERY else i + width, len(columns), width):
+            _square(rows[i:], columns[j:], offset, size, like, width, found[i:, j:])
 
 
 @compiled()
-def _all_products(
-    rows: Addresses, columns: Addresses, lengths: Addresses, like: Array, form: int, width: int
-) -> Array:
-    """Return ``[R, C]`` products, made by one thread."""
-    found = _nothing(rows, columns, lengths)
-    _add_products(rows, columns, lengths, like, form, width, 0, 1, found)
-    return _add_up(found, form)
-
-
-@compiled()
-def _nothing(rows: Addresses, columns: Addresses, lengths: Addresses) -> Array:
-    """Return zeros for the products of each stretch, ``[stretches, R, C]``."""
-    stretches = 0
-    for length in lengths:
-        stretches += (length + STRETCH - 1) // STRETCH
-    return np.zeros((stretches, rows.shape[1], columns.shape[1]))
-
-
-@compiled()
-def _add_up(found: Array, form: int) -> Array:
-    """Return the sum over the stretches, with what `_add_products` left out."""
-    total: Array = found[0]
-    for stretch in range(1, len(found)):
-        total += found[stretch]
-    if form != _EVERY:
-        for i in range(len(total)):
-            for j in range(i):
-                total[i, j] = total[j, i] = 0 if form == _DIAGONAL else total[j, i]
-    return total
-
-
-@compiled()
-def _write_sums(rows: Addresses, lengths: Addresses, weights: Array, share: int, shares: int) -> None:
-    """Write over the first of the rows their weighted sum.
-
-    rows: addresses ``[parameters, T]``. lengths: elements ``[parameters]``. weights ``[T]`` are of the rows'
-    type.
-    """
-    stretch = 0
-    for p in range(len(lengths)):
-        for begin in range(0, lengths[p], STRETCH):
-            if stretch % shares == share:
-                end = min(begin + STRETCH, lengths[p])
-                for at in range(begin, end, _BLOCK):
-                    _write_sum(rows[p], at * weights.itemsize, min(_BLOCK, end - at), weights)
-            stretch += 1
+def _add_up(found: Array, form: int, total: Array) -> None:
+    """Write to ``total`` the sum of ``found`` over the stretches, with what `_add_products` left out."""
+    for i in range(len(total)):
+        for j in range(total.shape[1]):
+            if form == _EVERY or j == i or (j > i and form == _UPPER):
+                total[i, j] = 0
+                for stretch in range(len(found)):
+                    total[i, j] += found[stretch, i, j]
+            else:
+                total[i, j] = 0 if form == _DIAGONAL else total[j, i]
 
 
 @compiled()

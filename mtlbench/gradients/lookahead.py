@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench.errors import RunFailedError
-from mtlbench.gradients.gram import Gradient, cross_gram, gram
+from mtlbench.gradients.gram import Gradient, Jacobian
 
 Rows = Callable[[], tuple[list[Gradient], Tensor]]
 """Evaluates one batch where the model is: the gradient of each task by all parameters, and the losses [T]."""
@@ -45,7 +45,7 @@ class ModelLookahead:
         with self._restored():
             self.held_rows, losses = self._held()
         self._check(losses, "losses of the held-out batch are not finite")
-        return gram([*self.rows, *self.held_rows])
+        return Jacobian([*self.rows, *self.held_rows]).gram()
 
     def cross(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """See `mtlbench.contracts.Lookahead`."""
@@ -53,7 +53,7 @@ class ModelLookahead:
             self._descend(self.rows, steps)
             rows, losses = self._held()
         self._check(losses)
-        return cross_gram(self.rows, rows), losses.cpu().double()
+        return Jacobian(self.rows).products(Jacobian(rows)), losses.cpu().double()
 
     def losses(self, steps: Tensor, count: int) -> Tensor:
         """See `mtlbench.contracts.Lookahead`."""

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlbench.gradients import combine, cross_gram, gram
+from mtlbench.gradients import Jacobian
 
 SHAPES = [(7,), (3, 5), (2, 3, 4, 4), ()]
 
@@ -42,19 +42,19 @@ def _dense(jacobian: list[list[torch.Tensor | None]]) -> torch.Tensor:
 def test_gram_and_combination_equal_the_dense_products(tasks: int, seed: int, holes: bool) -> None:
     jacobian = _jacobian(tasks, seed, holes)
     dense = _dense(jacobian)
-    found = gram(jacobian)
+    found = Jacobian(jacobian).gram()
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, dense @ dense.T, rtol=1e-5, atol=1e-5)
     weights = torch.rand(tasks, generator=torch.Generator().manual_seed(seed)).tolist()
     expected = torch.tensor(weights, dtype=torch.float64) @ dense
-    combined = combine(jacobian, weights)
+    combined = Jacobian(jacobian).combine(weights)
     flat = _dense([combined])[0]
     torch.testing.assert_close(flat, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_mixed_memory_formats_are_products_of_the_same_elements() -> None:
     a, b = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
-    found = gram([[a], [b.to(memory_format=torch.channels_last)]])
+    found = Jacobian([[a], [b.to(memory_format=torch.channels_last)]]).gram()
     torch.testing.assert_close(
         found[0, 1].item(), (a.double() * b.double()).sum().item(), rtol=1e-5, atol=1e-5
     )
@@ -65,8 +65,8 @@ def test_many_elements_keep_seven_digits(tasks: int, length: int) -> None:
     draw = torch.Generator().manual_seed(0)
     rows = torch.rand(tasks, length, generator=draw)
     exact = rows.double() @ rows.double().T
-    assert (gram([[row] for row in rows]) - exact).abs().max() / exact.max() < 1e-7
-    crossed = cross_gram([[row] for row in rows], [[row] for row in rows.flip(0)])
+    assert (Jacobian([[row] for row in rows]).gram() - exact).abs().max() / exact.max() < 1e-7
+    crossed = Jacobian([[row] for row in rows]).products(Jacobian([[row] for row in rows.flip(0)]))
     assert (crossed.flip(1) - exact).abs().max() / exact.max() < 1e-7
 
 
@@ -75,13 +75,13 @@ def test_many_elements_keep_seven_digits(tasks: int, length: int) -> None:
 def test_products_of_two_batches_and_of_lengths_alone(tasks: int, seed: int) -> None:
     first, second = _jacobian(tasks, seed, holes=True), _jacobian(tasks, seed + 1, holes=True)
     expected = _dense(first) @ _dense(second).T
-    torch.testing.assert_close(cross_gram(first, second), expected, rtol=1e-5, atol=1e-5)
-    lengths = gram(first).diagonal().diag()
-    torch.testing.assert_close(gram(first, diagonal=True), lengths, rtol=1e-6, atol=0)
+    torch.testing.assert_close(Jacobian(first).products(Jacobian(second)), expected, rtol=1e-5, atol=1e-5)
+    lengths = Jacobian(first).gram().diagonal().diag()
+    torch.testing.assert_close(Jacobian(first).gram(diagonal=True), lengths, rtol=1e-6, atol=0)
 
 
 def test_no_parameter_at_all_gives_zeros() -> None:
-    assert gram([[], []]).equal(torch.zeros(2, 2, dtype=torch.float64))
+    assert Jacobian([[], []]).gram().equal(torch.zeros(2, 2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("tasks", [2, 5, 14, 15, 33])
@@ -89,7 +89,7 @@ def test_no_parameter_at_all_gives_zeros() -> None:
 def test_the_two_triangles_are_equal(tasks: int, dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(tasks)
     rows = torch.randn(tasks, 70_001, generator=draw).to(dtype)
-    products = gram([[row] for row in rows])
+    products = Jacobian([[row] for row in rows]).gram()
     assert torch.equal(products, products.T)
     exact = rows.double() @ rows.double().T
     torch.testing.assert_close(products, exact, rtol=1e-5, atol=1e-5 * 70_001)

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from mtlbench.gradients import combine, cross_gram, gram, kernels
+from mtlbench.gradients import Jacobian, kernels
 
 
 def _rows(tasks: int, lengths: list[int], dtype: torch.dtype, seed: int = 0) -> list[list[torch.Tensor]]:
@@ -22,13 +22,19 @@ def test_every_length_around_blocks_and_stretches(tasks: int, dtype: torch.dtype
     dense, second = (torch.stack([torch.cat(row) for row in r]).double() for r in (rows, others))
     close = 1e-5 if dtype == torch.float32 else 1e-12
     size = dense.norm(dim=1)
-    assert ((gram(rows) - dense @ dense.T).abs() <= close * size[:, None] * size).all()
-    both = [*zip(*others, strict=True)]
-    found = torch.from_numpy(kernels.products([*zip(*rows, strict=True)], both))
+    assert ((Jacobian(rows).gram() - dense @ dense.T).abs() <= close * size[:, None] * size).all()
+    width = kernels.width_for(tasks + 1)
+    first, both = kernels.Rows(tasks, width), kernels.Rows(tasks + 1, width)
+    assert all(map(first.add, zip(*rows, strict=True)))
+    assert all(map(both.add, zip(*others, strict=True)))
+    found = first.products(both)
     assert ((found - dense @ second.T).abs() <= close * dense.norm() * second.norm()).all()
-    assert ((cross_gram(rows, rows[::-1]) - dense @ dense.flip(0).T).abs() <= close * dense.norm() ** 2).all()
+    assert (
+        (Jacobian(rows).products(Jacobian(rows[::-1])) - dense @ dense.flip(0).T).abs()
+        <= close * dense.norm() ** 2
+    ).all()
     weights = torch.randn(tasks, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    summed = torch.cat([part for part in combine(rows, weights.tolist()) if part is not None])
+    summed = torch.cat([part for part in Jacobian(rows).combine(weights.tolist()) if part is not None])
     assert summed.data_ptr() != rows[0][0].data_ptr()
     torch.testing.assert_close(summed.double(), weights @ dense, rtol=0, atol=10 * close)
     assert torch.equal(torch.cat(rows[0]), summed)  # written over the first row
@@ -44,7 +50,13 @@ def test_sums_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyP
                 _rows(3, [300_001, 70_000, 3], torch.float32),
                 _rows(3, [300_001, 70_000, 3], torch.float32, 1),
             )
-            found.append((gram(rows), cross_gram(rows, others), combine(rows, [0.3, -1.0, 2.0])))
+            found.append(
+                (
+                    Jacobian(rows).gram(),
+                    Jacobian(rows).products(Jacobian(others)),
+                    Jacobian(rows).combine([0.3, -1.0, 2.0]),
+                )
+            )
     finally:
         torch.set_num_threads(usual)
     for products, crossed, summed in found[1:]:
@@ -64,9 +76,9 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch
     torch.set_num_threads(2)
     try:
         rows = _rows(2, [200_000], torch.float32)
-        expected = gram(rows)
+        expected = Jacobian(rows).gram()
         if (child := os.fork()) == 0:
-            os._exit(0 if torch.equal(gram(rows), expected) else 1)
+            os._exit(0 if torch.equal(Jacobian(rows).gram(), expected) else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
         torch.set_num_threads(usual)
@@ -76,10 +88,10 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_what_is_not_finite_stays_so(bad: float) -> None:
     rows = _rows(3, [1000], torch.float32)
     rows[1][0][700] = bad
-    products = gram(rows)
+    products = Jacobian(rows).gram()
     assert not products[1].isfinite().any()
     assert products[[0, 2]][:, [0, 2]].isfinite().all()
-    (summed,) = combine(rows, [1.0, 0.0, 1.0])
+    (summed,) = Jacobian(rows).combine([1.0, 0.0, 1.0])
     assert summed is not None
     assert not summed[700].isfinite()
 
@@ -92,7 +104,7 @@ def test_layouts_that_all_tasks_share_are_summed_in_place() -> None:
     rows = [[images[i], tables[i], gaps[i]] for i in range(2)]
     wanted = [2 * a.double() - b.double() for a, b in zip(*rows, strict=True)]
     products = sum(float((a.double() * b.double()).sum()) for a, b in zip(*rows, strict=True))
-    assert float(gram(rows)[0, 1]) == pytest.approx(products, rel=1e-6)
-    for part, want, place in zip(combine(rows, [2.0, -1.0]), wanted, rows[0], strict=True):
+    assert float(Jacobian(rows).gram()[0, 1]) == pytest.approx(products, rel=1e-6)
+    for part, want, place in zip(Jacobian(rows).combine([2.0, -1.0]), wanted, rows[0], strict=True):
         assert part is place
         torch.testing.assert_close(part.double(), want, rtol=1e-5, atol=1e-6)

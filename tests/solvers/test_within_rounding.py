@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlbench.gradients import gram
+from mtlbench.gradients import Jacobian
 from mtlbench.solvers import (
     SolverError,
     conflict_averse_correction,
@@ -34,7 +34,7 @@ def test_gradients_in_float32_that_depend_on_each_other_are_solved(name: str) ->
         rank = 1 + case % (tasks - 1)
         jacobian = torch.randn(tasks, rank, generator=draw) @ torch.randn(rank, 500, generator=draw)
         jacobian *= torch.randn(tasks, 1, generator=draw).exp()
-        products = gram([[row.clone()] for row in jacobian]).numpy()
+        products = Jacobian([[row.clone()] for row in jacobian]).gram().numpy()
         negative += np.linalg.eigvalsh(products)[0] < 0
         weights = SOLVERS[name](products)
         assert np.isfinite(weights).all()
