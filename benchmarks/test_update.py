@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory import pass_over
+from memory import Pass
 from methods import TORCHJD, UPDATE_GOALS, ours, torchjd
 from peers import libmtl
 from tables import Tables
@@ -109,10 +109,12 @@ class Problem:
 
     def _memory(self, jacobians: list[Tensor], cross: bool) -> None:
         """Take the turn after ours: then ours comes after a peer, as it would without."""
-        matrices = [matrix.numpy() for matrix in self._matrices("memory", jacobians)]
-        self.steps["memory"] = lambda: pass_over(
-            matrices[self.current], matrices[self.current - 1][: None if cross else 0]
-        )
+        matrices = self._matrices("memory", jacobians)
+        passes = [
+            Pass(matrix, matrices[number - 1][: None if cross else 0])
+            for number, matrix in enumerate(matrices)
+        ]
+        self.steps["memory"] = lambda: passes[self.current]()
 
     def _libmtl(self, method: str, count: int, width: int, jacobians: list[Tensor]) -> None:
         parameter = nn.Parameter(torch.zeros(width))

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 import numba
 import platformdirs
 import torch
+from numba import types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -84,11 +86,36 @@ class Shared:
             _TEAMS[0](address, order, threads, 0)
 
     def _compile(self, dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
-        pointer = numba.types.CPointer(getattr(numba.types, str(dtype).removeprefix("torch.")))
-        made: Any = CFunc(self._function, ((pointer,), numba.types.void), {}, {"error_model": "numpy"})
+        pointer = types.CPointer(getattr(types, str(dtype).removeprefix("torch.")))
+        made: Any = CFunc(self._function, ((pointer,), types.void), {}, {"error_model": "numpy"})
         _keep(made, self._function)
         made.compile()
         return made.address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(context: Any, address: Any) -> Any:
+    """Return an integer as a pointer, for `numba.carray`; for compiled functions."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], target.get_value_type(signature.return_type))
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def count_up(context: Any, address: Any) -> Any:
+    """Add 1 to an int64 that several threads count with, and return what it was; for compiled functions.
+
+    What a thread wrote before it counted is there for those who count later.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = target.get_value_type(types.int64)
+        place = builder.inttoptr(arguments[0], number.as_pointer())
+        return builder.atomic_rmw("add", place, number(1), "acq_rel")
+
+    return types.int64(types.int64), generate
 
 
 def _keep(made: Any, function: Callable[..., Any]) -> None:

@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numba import carray
 
-from mtlbench.compiled import compiled
+from mtlbench import compiled as module
+from mtlbench.compiled import Shared, compiled, count_up, pointer
 
 PROGRAM = """
 import json, sys
@@ -62,3 +66,30 @@ def test_division_by_zero_is_as_in_numpy() -> None:
         return 1 / x
 
     assert inverse(0.0) == np.inf
+
+
+def _take_numbers(order: Any) -> None:
+    """Note for each of the numbers below ``order[1]``, which threads take from ``order[0]``, how often."""
+    told = carray(order, 2)
+    times = carray(pointer(told.ctypes.data + 2 * told.itemsize), told[1], np.int64)
+    while True:
+        number = count_up(told.ctypes.data)
+        if number >= told[1]:
+            break
+        times[number] += 1 + number
+
+
+_TAKE_NUMBERS = Shared(_take_numbers)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("team", [True, False])
+def test_threads_that_count_share_the_work(threads: int, team: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if team and not module._TEAMS:
+        pytest.skip("this torch has no threads that others can use")
+    monkeypatch.setattr(module, "_TEAMS", module._TEAMS if team else [])
+    order = np.zeros(2 + 10_000, np.int64)
+    order[1] = 10_000
+    _TAKE_NUMBERS(torch.int64, order.ctypes.data, threads)
+    assert order[0] == 10_000 + (threads if team else 1)  # each thread counts once in vain
+    assert (order[2:] == 1 + np.arange(10_000)).all()

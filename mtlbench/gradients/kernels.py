@@ -14,12 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.compiled import Shared, compiled
+from mtlbench.compiled import Shared, compiled, count_up, pointer
 
 Array = NDArray[Any]
 Addresses = NDArray[np.int64]
@@ -77,14 +76,15 @@ class Rows:
         head, places, contiguous = parts[0], [], True
         if head is None or (dtype := self.dtype or head.dtype) not in _LETTERS:
             return False
+        length = head.numel()
         for part in parts:
-            if part is None or part.dtype is not dtype or not part.is_cpu:
+            if part is None or part.dtype is not dtype or not part.is_cpu or part.numel() != length:
                 return False
             contiguous = contiguous and part.is_contiguous()
             places.append(part.data_ptr())
         if not contiguous and not in_one_order(cast("Sequence[Tensor]", parts)):
             return False
-        self.dtype, length = dtype, head.numel()
+        self.dtype = dtype
         self._parts.append(parts)
         self._lengths.append(length)
         self._places += places
@@ -96,10 +96,12 @@ class Rows:
     def products(self, others: Rows | None = None, *, diagonal: bool = False) -> Tensor:
         """Return the products of each row with each of the ``others``, float64 ``[tasks, others]``.
 
-        others: rows of as many elements, of the same dtype and width, or None for these: then the answer is
-        symmetric, bit for bit. diagonal: whether the rest of that may be left 0.
+        others: rows by the same parameters, of the same dtype and width, or None for these: then the answer
+        is symmetric, bit for bit. diagonal: whether the rest of that may be left 0.
         """
         columns = others or self
+        if (columns._lengths, columns.dtype, columns.width) != (self._lengths, self.dtype, self.width):
+            raise ValueError("these rows cannot be multiplied with each other")
         if not self._stretches:
             return torch.zeros(self.tasks, columns.tasks, dtype=torch.float64)
         form = _EVERY if others else _DIAGONAL if diagonal else _UPPER
@@ -136,28 +138,6 @@ def width_for(tasks: int) -> int:
     return -(-tasks // tiles)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(context: Any, address: Any) -> Any:
-    """Return an integer as a pointer."""
-
-    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], target.get_value_type(signature.return_type))
-
-    return types.voidptr(types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _count(context: Any, address: Any) -> Any:
-    """Add 1 to an integer that several threads count with, and return what it was."""
-
-    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = target.get_value_type(types.int64)
-        place = builder.inttoptr(arguments[0], number.as_pointer())
-        return builder.atomic_rmw("add", place, number(1), "acq_rel")
-
-    return types.int64(types.int64), generate
-
-
 def _tiles(square: bool) -> Any:
     """Return machine code that adds up the products of up to `_WIDEST` tasks with as many others.
 
@@ -177,7 +157,7 @@ def _tiles(square: bool) -> Any:
         lines += [
             f"    if width == {width}:",
             *(
-                f"        {v} = carray(_pointer({v[:-1]}s[{v[-1]}] + offset), size, like.dtype)"
+                f"        {v} = carray(pointer({v[:-1]}s[{v[-1]}] + offset), size, like.dtype)"
                 for v in vectors
             ),
             *(f"        sum{i}{j} = like[0]" for i, j in places),
@@ -186,7 +166,7 @@ def _tiles(square: bool) -> Any:
             *(f"            sum{i}{j} += row{i}_k * {other}{j}_k" for i, j in places),
             *(f"        found[{i}, {j}] += sum{i}{j}" for i, j in places),
         ]
-    made: dict[str, Any] = {"carray": carray, "_pointer": _pointer, "__name__": __name__}
+    made: dict[str, Any] = {"carray": carray, "pointer": pointer, "__name__": __name__}
     # Under the name of this file, so that machine code is kept as that of the functions in it.
     exec(compile("\n".join(lines), __file__, "exec"), made)
     made["code"].__qualname__ = "_square" if square else "_triangle"
@@ -202,15 +182,15 @@ def _multiply(order: Any) -> None:
     order: a 0 of the gradients' type, from where on numbers say what to do (see `Rows`).
     """
     zero = carray(order, 1)
-    told = carray(_pointer(zero.ctypes.data), 15, np.int64)
+    told = carray(pointer(zero.ctypes.data), 15, np.int64)
     stretches, own, count, high, tasks = told[3], told[4], told[5], told[6], told[7]
     other, wide, others, form, width = told[8], told[9], told[10], told[11], told[12]
     lengths, rows = _rows(own, count, high)
     columns = _rows(other, count, wide)[1] if other else rows
-    found = carray(_pointer(told[13]), (stretches, high, wide), np.float64)
+    found = carray(pointer(told[13]), (stretches, high, wide), np.float64)
     p = before = 0
     while True:
-        stretch = _count(told[1:].ctypes.data)
+        stretch = count_up(told[1:].ctypes.data)
         if stretch >= stretches:
             break
         p, before = _find(lengths, stretch, p, before)
@@ -220,20 +200,20 @@ def _multiply(order: Any) -> None:
         for at in range(begin, end, _BLOCK):
             offset, size = at * zero.itemsize, min(_BLOCK, end - at)
             _add_products(rows[p], columns[p], offset, size, zero, form, width, found[stretch])
-        if _count(told[2:].ctypes.data) == stretches - 1:
-            _add_up(found, form, carray(_pointer(told[14]), (tasks, others), np.float64))
+        if count_up(told[2:].ctypes.data) == stretches - 1:
+            _add_up(found, form, carray(pointer(told[14]), (tasks, others), np.float64))
 
 
 def _combine(order: Any) -> None:
     """Take stretch after stretch and write its rows' weighted sum over the first; see `_multiply`."""
     zero = carray(order, 1)
-    told = carray(_pointer(zero.ctypes.data), 9, np.int64)
+    told = carray(pointer(zero.ctypes.data), 9, np.int64)
     stretches, own, count, high, tasks = told[3], told[4], told[5], told[6], told[7]
     lengths, rows = _rows(own, count, high)
-    weights = carray(_pointer(told[8]), tasks, zero.dtype)
+    weights = carray(pointer(told[8]), tasks, zero.dtype)
     p = before = 0
     while True:
-        stretch = _count(told[1:].ctypes.data)
+        stretch = count_up(told[1:].ctypes.data)
         if stretch >= stretches:
             break
         p, before = _find(lengths, stretch, p, before)
@@ -249,8 +229,8 @@ _MULTIPLY, _COMBINE = Shared(_multiply), Shared(_combine)
 @compiled()
 def _rows(address: int, count: int, tasks: int) -> tuple[Addresses, Addresses]:
     """Return the lengths of parameters ``[count]`` and where their gradients lie ``[count, tasks]``."""
-    lengths = carray(_pointer(address), count, np.int64)
-    return lengths, carray(_pointer(address + count * lengths.itemsize), (count, tasks), np.int64)
+    lengths = carray(pointer(address), count, np.int64)
+    return lengths, carray(pointer(address + count * lengths.itemsize), (count, tasks), np.int64)
 
 
 @compiled()
@@ -305,7 +285,7 @@ def _add_up(found: Array, form: int, total: Array) -> None:
 
 @compiled()
 def _write_sum(rows: Addresses, offset: int, size: int, weights: Array) -> None:
-    total = carray(_pointer(rows[0] + offset), size, weights.dtype)
+    total = carray(pointer(rows[0] + offset), size, weights.dtype)
     kept = weights[0]  # what there is of the sum is multiplied by
     last = len(rows) - 1
     if last == 0:
@@ -313,10 +293,10 @@ def _write_sum(rows: Addresses, offset: int, size: int, weights: Array) -> None:
             total[k] *= kept
     for t in range(1, len(rows), 4):  # few passes over the sum
         u, v, w = min(t + 1, last), min(t + 2, last), min(t + 3, last)
-        one = carray(_pointer(rows[t] + offset), size, weights.dtype)
-        two = carray(_pointer(rows[u] + offset), size, weights.dtype)
-        three = carray(_pointer(rows[v] + offset), size, weights.dtype)
-        four = carray(_pointer(rows[w] + offset), size, weights.dtype)
+        one = carray(pointer(rows[t] + offset), size, weights.dtype)
+        two = carray(pointer(rows[u] + offset), size, weights.dtype)
+        three = carray(pointer(rows[v] + offset), size, weights.dtype)
+        four = carray(pointer(rows[w] + offset), size, weights.dtype)
         a, b, c, d = weights[t], weights[u], weights[v], weights[w]
         if t == last:
             for k in range(size):

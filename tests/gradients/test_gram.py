@@ -80,6 +80,47 @@ def test_products_of_two_batches_and_of_lengths_alone(tasks: int, seed: int) -> 
     torch.testing.assert_close(Jacobian(first).gram(diagonal=True), lengths, rtol=1e-6, atol=0)
 
 
+def test_gradients_of_several_precisions_and_layouts_side_by_side() -> None:
+    draw = torch.Generator().manual_seed(0)
+    columns = [
+        [torch.randn(40, generator=draw) for _ in range(3)],
+        [torch.randn(30, generator=draw, dtype=torch.float64) for _ in range(3)],
+        [torch.randn(5, 8, generator=draw), torch.randn(8, 5, generator=draw).t(), None],
+        [torch.randn(25, generator=draw).bfloat16() for _ in range(3)],
+        [None, None, None],
+        [torch.empty(0) for _ in range(3)],
+    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    wide = [None if c[0] is None else c[0].numel() for c in columns]
+    dense = torch.stack(
+        [
+            torch.cat(
+                [
+                    torch.zeros(w or 0).double() if g is None else g.double().flatten()
+                    for g, w in zip(row, wide, strict=True)
+                ]
+            )
+            for row in rows
+        ]
+    )
+    jacobian, other = Jacobian(rows), Jacobian(rows[::-1])
+    torch.testing.assert_close(jacobian.gram(), dense @ dense.T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(jacobian.products(other), dense @ dense.flip(0).T, rtol=1e-6, atol=1e-6)
+    sums = jacobian.combine([1.0, -2.0, 0.5])
+    assert [g is None for g in sums] == [False, False, False, False, True, False]
+    flat = torch.cat([g.double().flatten() for g in sums if g is not None])
+    expected = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) @ dense
+    torch.testing.assert_close(flat, expected, rtol=1e-2, atol=1e-1)
+    torch.testing.assert_close(flat[:110], expected[:110], rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_that_only_one_of_two_batches_reaches_are_told_apart() -> None:
+    ones = torch.ones(10)
+    first, second = Jacobian([[ones, None], [ones, None]]), Jacobian([[None, ones], [None, ones]])
+    assert first.products(second).equal(torch.zeros(2, 2, dtype=torch.float64))
+    assert first.products(first).equal(torch.full((2, 2), 10.0, dtype=torch.float64))
+
+
 def test_no_parameter_at_all_gives_zeros() -> None:
     assert Jacobian([[], []]).gram().equal(torch.zeros(2, 2, dtype=torch.float64))
 

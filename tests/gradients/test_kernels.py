@@ -108,3 +108,29 @@ def test_layouts_that_all_tasks_share_are_summed_in_place() -> None:
     for part, want, place in zip(Jacobian(rows).combine([2.0, -1.0]), wanted, rows[0], strict=True):
         assert part is place
         torch.testing.assert_close(part.double(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_has_no_code_is_not_added_and_what_does_not_fit_not_multiplied() -> None:
+    rows = kernels.Rows(2)
+    part = torch.ones(6)
+    for other in (None, part.double(), part[:5], torch.ones(12)[::2], part.half(), part.to("meta")):
+        assert not rows.add([part, other])
+        assert not rows.add([other, part])
+    assert not rows.add([part.half(), part.half()])
+    assert rows.add([part, part])
+    assert rows.dtype == torch.float32
+    assert not rows.add([part.double(), part.double()])  # one precision for all
+    assert rows.products().tolist() == [[6, 6], [6, 6]]
+    for others in (kernels.Rows(2), kernels.Rows(2, width=1)):
+        assert others.add([part[:5], part[:5]])
+        with pytest.raises(ValueError, match="cannot be multiplied"):
+            rows.products(others)
+    assert kernels.Rows(3).products().equal(torch.zeros(3, 3, dtype=torch.float64))
+
+
+def test_gradients_live_as_long_as_they_are_asked_for() -> None:
+    rows = kernels.Rows(2)
+    assert rows.add([torch.full((100_000,), 2.0), torch.full((100_000,), 3.0)])
+    others = [torch.full((100_000,), 7.0) for _ in range(4)]
+    assert rows.products().tolist() == [[400_000, 600_000], [600_000, 900_000]]
+    assert len(others) == 4
