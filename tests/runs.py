@@ -19,6 +19,11 @@ def outcome(experiment: Any, **more: Any) -> Outcome:
     return train(experiment.run, experiment.dataset, CPU, Silence(), **more)
 
 
+def layout(x: torch.Tensor) -> list[int]:
+    """Return the strides that say where elements are: a dimension of size 1 may have any."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
 def facts(found: Outcome) -> dict[str, Any]:
     """Everything of an outcome that is not measured by a clock or a meter."""
     kept = {k: v for k, v in vars(found).items() if k not in ("seconds", "step_ms", "peak_mb")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CPU, facts, outcome, outcome_in_pieces
+from runs import CPU, facts, layout, outcome, outcome_in_pieces
 from torch import nn
 
 from mtlbench.errors import Interrupted, MtlbenchError
@@ -124,7 +124,7 @@ def step_until_trained(
         engine.step(batch, others=[batch] * (engine.weighting.needs.batches - 1))
         for name, parameter in named.items():
             if parameter.grad is not None and parameter.grad.any():
-                assert parameter.grad.stride() == parameter.stride(), name
+                assert layout(parameter.grad) == layout(parameter), name
                 untrained.discard(name)
         if not untrained:
             break

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtlbench.compiled import compiled
+from mtlbench.compiled import Shared, compiled, count_up, pointer
 from mtlbench.contracts import Task, Weighting
 from mtlbench.errors import MtlbenchError
 
@@ -18,6 +20,12 @@ Array = NDArray[np.float64]
 
 BLOCK = 1 << 19
 """Elements of a block of `columns`."""
+
+_MANY = 1 << 18
+"""Elements from which on threads share them."""
+
+_PIECE = 1 << 14
+"""Columns that one thread takes at a time."""
 
 _STRETCH = 1 << 11
 """Elements that a kernel sums in the rows' own precision, and uses again while they are in the cache."""
@@ -108,20 +116,23 @@ class GradientState(Weighting):
         rows = self.rows()
         gradients = jacobian.detach().to(rows)
         numbers = torch.tensor([kept, *shares, *weights], dtype=rows.dtype)
+        sums = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
         if rows.is_cpu and rows.dtype in (torch.float32, torch.float64) and gradients.is_contiguous():
-            found = np.zeros((2, len(rows)))
-            _average(rows.numpy(), gradients.numpy(), numbers.numpy(), found)
+            pieces = -(-rows.shape[1] // _PIECE)
+            parts = torch.empty(pieces, *sums.shape, dtype=torch.float64)
+            places = [x.data_ptr() for x in (rows, gradients, numbers, parts, sums)]
+            order = array("q", [0, 0, 0, pieces, *rows.shape, len(numbers), *places])
+            threads = torch.get_num_threads() if rows.numel() >= _MANY else 1
+            _FOLLOW(rows.dtype, order.buffer_info()[0], threads)
         else:
             numbers, count = numbers.to(rows.device), 1 + len(shares)
-            sums = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
             for averages, new in columns(rows, gradients):
                 averages.mul_(numbers[0]).addcmul_(new, numbers[1:count, None])
                 sums[0] += squares(averages)
                 if weights:
                     sums[1] += torch.mv(averages, numbers[count:] @ averages)
-            found = sums.numpy(force=True)
         self.keep(rows)
-        return rows, found
+        return rows, sums.numpy(force=True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}running")
@@ -130,14 +141,40 @@ class GradientState(Weighting):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _follow(order: Any) -> None:
+    """Take piece after piece and do what `GradientState.average` says; the last adds up the pieces' sums.
+
+    order: a 0 of the rows' type, from where on numbers say what to do.
+    """
+    zero = carray(order, 1)
+    told = carray(pointer(zero.ctypes.data), 12, np.int64)
+    pieces, count, length = told[3], told[4], told[5]
+    rows = carray(pointer(told[7]), (count, length), zero.dtype)
+    gradients = carray(pointer(told[8]), (count, length), zero.dtype)
+    numbers = carray(pointer(told[9]), told[6], zero.dtype)
+    parts = carray(pointer(told[10]), (pieces, 2, count), np.float64)
+    sums = carray(pointer(told[11]), (2, count), np.float64)
+    while True:
+        piece = count_up(told[1:].ctypes.data)
+        if piece >= pieces:
+            break
+        parts[piece] = 0
+        _average(rows, gradients, numbers, piece * _PIECE, min((piece + 1) * _PIECE, length), parts[piece])
+        if count_up(told[2:].ctypes.data) == pieces - 1:
+            for each in range(pieces):
+                sums += parts[each]
+
+
+_FOLLOW = Shared(_follow)
+
+
 @compiled(reorder=True)
-def _average(rows: Any, gradients: Any, numbers: Any, found: Array) -> None:
-    """Do what `GradientState.average` says; numbers: what is kept, T shares and T weights or none."""
-    count, length = rows.shape
-    zero, kept = rows.dtype.type(0), numbers[0]
+def _average(rows: Any, gradients: Any, numbers: Any, start: int, stop: int, found: Array) -> None:
+    """Average columns from ``start`` on; numbers: what is kept, T shares and T weights or none."""
+    count, zero, kept = len(rows), rows.dtype.type(0), numbers[0]
     total = np.empty(_STRETCH, rows.dtype)
-    for begin in range(0, length, _STRETCH):
-        end = min(begin + _STRETCH, length)
+    for begin in range(start, stop, _STRETCH):
+        end = min(begin + _STRETCH, stop)
         for t in range(count):
             row, gradient, share, square = rows[t, begin:end], gradients[t, begin:end], numbers[1 + t], zero
             for k in range(len(row)):

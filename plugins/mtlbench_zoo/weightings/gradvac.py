@@ -61,9 +61,10 @@ class GradVac(Weighting):
         """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
         products = gram.numpy()
         order = partner_order(products.shape[-1], self.generator)
-        if not len(self.targets):
-            self.targets = self.targets.new_zeros(products[..., 0, 0].size, *self.targets.shape[1:])
         targets = self.targets.numpy()
+        if not len(targets):
+            self.targets = torch.zeros(products[..., 0, 0].size, *targets.shape[1:], dtype=torch.float64)
+            targets = self.targets.numpy()
         if products.ndim == 2:
             return torch.from_numpy(self._block(products, order, targets[0]))
         each = [self._block(block, order, targets[k]) for k, block in enumerate(products)]
