@@ -65,9 +65,9 @@ class Jacobian:
 
     def products(self, other: Jacobian) -> Tensor:
         """Return J₁ J₂ᵀ, float64 ``[T, S]`` on the CPU; ``other``: J₂, gradients by the same parameters."""
-        size, rows = len(self._tasks), other._rows
-        if self._usual and other._usual and (rows.tasks, rows.dtype) == (size, self._rows.dtype):
-            return self._rows.products(rows)
+        if self._usual and other._usual and self._rows.fits(other._rows):
+            return self._rows.products(other._rows)
+        size = len(self._tasks)
         total = torch.zeros(size, len(other._tasks), dtype=torch.float64)
         for reached, parameters in _grouped(zip(*self._tasks, *other._tasks, strict=True)).items():
             left, right = [i for i in reached if i < size], [i - size for i in reached if i >= size]
@@ -105,13 +105,13 @@ def _products(parameters: Parameters, split: int = 0) -> Tensor:
     split: 0 for those of all with all: the answer is symmetric, bit for bit.
     """
     parameters = [
-        parts if kernels.in_one_order(parts) else [part.contiguous() for part in parts]
+        [part.contiguous() for part in parts] if kernels.order_of(parts) is None else parts
         for parts in parameters
     ]
     left, right = ([parts[: split or None] for parts in parameters], [parts[split:] for parts in parameters])
     width = kernels.width_for(max(len(left[0]), len(right[0])))
     rows, columns = kernels.Rows(len(left[0]), width), kernels.Rows(len(right[0]), width)
-    if all(map(rows.add, left)) and all(map(columns.add, right)) and rows.dtype is columns.dtype:
+    if all(map(rows.add, left)) and all(map(columns.add, right)) and rows.fits(columns):
         return rows.products(columns if split else None)
     with torch.no_grad():
         vectors = _joined(left)

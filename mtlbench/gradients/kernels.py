@@ -42,13 +42,16 @@ _LETTERS = {torch.float32: "f", torch.float64: "d"}
 """What `array` calls the precisions for which there is code."""
 
 
-def in_one_order(parts: Sequence[Tensor]) -> bool:
-    """Say whether gradients of one parameter have their elements in one order of memory, without gaps."""
-    return (
-        all(part.is_contiguous() for part in parts)
-        or all(part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last) for part in parts)
-        or all(part.dim() == 2 and part.t().is_contiguous() for part in parts)
-    )
+def order_of(parts: Sequence[Tensor]) -> int | None:
+    """Return the number of the order of memory that gradients of one parameter have in common, without gaps.
+
+    None where they have none, or one that no layer gives.
+    """
+    if all(part.is_contiguous() for part in parts):
+        return 0
+    if all(part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last) for part in parts):
+        return 1
+    return 2 if all(part.dim() == 2 and part.t().is_contiguous() for part in parts) else None
 
 
 class Rows:
@@ -62,6 +65,7 @@ class Rows:
         self.dtype: torch.dtype | None = None
         self._parts: list[Sequence[Tensor | None]] = []  # so that their memory is not given to others
         self._lengths: list[int] = []
+        self._orders: list[int] = []
         self._places: list[int] = []
         self._stretches = 0
         # The last task is there several times if need be, so that tiles cover all.
@@ -73,34 +77,48 @@ class Rows:
         There is where all are on the CPU, in one precision, the same as for the other parameters, and with
         their elements in one order of memory, without gaps.
         """
-        head, places, contiguous = parts[0], [], True
+        head, places, order = parts[0], [], 0
         if head is None or (dtype := self.dtype or head.dtype) not in _LETTERS:
             return False
         length = head.numel()
         for part in parts:
             if part is None or part.dtype is not dtype or not part.is_cpu or part.numel() != length:
                 return False
-            contiguous = contiguous and part.is_contiguous()
+            if not part.is_contiguous():
+                order = 1
             places.append(part.data_ptr())
-        if not contiguous and not in_one_order(cast("Sequence[Tensor]", parts)):
-            return False
+        if order:
+            found = order_of(cast("Sequence[Tensor]", parts))
+            if found is None:
+                return False
+            order = found
         self.dtype = dtype
         self._parts.append(parts)
         self._lengths.append(length)
+        self._orders.append(order)
         self._places += places
         if self._more:
             self._places += places[-1:] * self._more
         self._stretches += -(-length // STRETCH)
         return True
 
+    def fits(self, others: Rows) -> bool:
+        """Say whether their elements are those of the same parameters, as far as one can see, in one order."""
+        return (others.dtype, others.width, others._lengths, others._orders) == (
+            self.dtype,
+            self.width,
+            self._lengths,
+            self._orders,
+        )
+
     def products(self, others: Rows | None = None, *, diagonal: bool = False) -> Tensor:
         """Return the products of each row with each of the ``others``, float64 ``[tasks, others]``.
 
-        others: rows by the same parameters, of the same dtype and width, or None for these: then the answer
-        is symmetric, bit for bit. diagonal: whether the rest of that may be left 0.
+        others: rows that fit, or None for these: then the answer is symmetric, bit for bit. diagonal: whether
+        the rest of that may be left 0.
         """
         columns = others or self
-        if (columns._lengths, columns.dtype, columns.width) != (self._lengths, self.dtype, self.width):
+        if others and not self.fits(others):
             raise ValueError("these rows cannot be multiplied with each other")
         if not self._stretches:
             return torch.zeros(self.tasks, columns.tasks, dtype=torch.float64)

@@ -114,6 +114,18 @@ def test_gradients_of_several_precisions_and_layouts_side_by_side() -> None:
     torch.testing.assert_close(flat[:110], expected[:110], rtol=1e-5, atol=1e-5)
 
 
+def test_two_batches_with_gradients_in_different_orders_of_memory() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows, others = (
+        [[torch.randn(4, 3, 5, 5, generator=draw), torch.randn(6, 7, generator=draw)] for _ in range(2)]
+        for _ in range(2)
+    )
+    expected = Jacobian(rows).products(Jacobian(others))
+    turned = [[a.to(memory_format=torch.channels_last), b.t().contiguous().t()] for a, b in others]
+    found = Jacobian(rows).products(Jacobian(turned))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_parameters_that_only_one_of_two_batches_reaches_are_told_apart() -> None:
     ones = torch.ones(10)
     first, second = Jacobian([[ones, None], [ones, None]]), Jacobian([[None, ones], [None, ones]])
