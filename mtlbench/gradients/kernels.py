@@ -103,7 +103,7 @@ class Rows:
         return True
 
     def fits(self, others: Rows) -> bool:
-        """Say whether their elements are those of the same parameters, as far as one can see, in one order."""
+        """Say whether these can be multiplied: as many elements of each parameter, in one order of memory."""
         return (others.dtype, others.width, others._lengths, others._orders) == (
             self.dtype,
             self.width,
