@@ -11,7 +11,6 @@ from numba import carray
 from torch import Tensor
 
 from mtlbench.compiled import Shared, compiled, count_up, pointer
-from mtlbench.gradients.kernels import MANY
 
 _PIECE = 1 << 14
 """Elements that a thread reads at a time."""
@@ -30,7 +29,6 @@ class Pass:
     def __init__(self, gradients: Tensor, others: Tensor) -> None:
         self.read = [matrix for matrix in (gradients, others) if len(matrix)]
         self.sums = [torch.empty(1 + (matrix.numel() - 1) // _PIECE) for matrix in self.read]
-        self.threads = [torch.get_num_threads() if m.numel() >= MANY else 1 for m in self.read]
         self.orders = [
             array("q", [0, 0, *matrix.shape, matrix.data_ptr(), sums.data_ptr()])
             for matrix, sums in zip(self.read, self.sums, strict=True)
@@ -38,13 +36,13 @@ class Pass:
 
     def __call__(self) -> None:
         """Do it."""
-        for order, threads in zip(self.orders, self.threads, strict=True):
-            self._run(_READ, order, threads)
-        self._run(_ADD, self.orders[0], self.threads[0])
+        for order in self.orders:
+            self._run(_READ, order)
+        self._run(_ADD, self.orders[0])
 
-    def _run(self, code: Shared, order: array[int], threads: int) -> None:
+    def _run(self, code: Shared, order: array[int]) -> None:
         order[1] = 0
-        code(torch.float32, order.buffer_info()[0], threads)
+        code(torch.float32, order, order[2] * order[3])
 
 
 def _read(order: Any) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -63,6 +64,10 @@ def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
     return decorate
 
 
+MANY = 1 << 18
+"""Elements from which on threads share work: with fewer, one is done before others began."""
+
+
 class Shared:
     """A function ``f(order)`` as machine code that several threads run at once, each the whole of it.
 
@@ -75,15 +80,17 @@ class Shared:
         self._function = function
         self._codes: dict[torch.dtype, tuple[int, Callable[[int], None]]] = {}
 
-    def __call__(self, dtype: torch.dtype, order: int, threads: int) -> None:
-        """Run it on up to so many threads, with ``order``, an address, as a pointer to ``dtype``."""
+    def __call__(self, dtype: torch.dtype, order: array[int], elements: int) -> None:
+        """Run it, with ``order`` as a pointer to ``dtype``; on all threads if there are many ``elements``."""
         if dtype not in self._codes:
             self._codes[dtype] = self._compile(dtype)
         address, alone = self._codes[dtype]
+        place, _ = order.buffer_info()
+        threads = torch.get_num_threads() if elements >= MANY else 1
         if threads == 1 or not _TEAMS:
-            alone(order)
+            alone(place)
         else:
-            _TEAMS[0](address, order, threads, 0)
+            _TEAMS[0](address, place, threads, 0)
 
     def _compile(self, dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
         pointer = types.CPointer(getattr(types, str(dtype).removeprefix("torch.")))

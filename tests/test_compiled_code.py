@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,11 @@ def test_threads_that_count_share_the_work(threads: int, team: bool, monkeypatch
     if team and not module._TEAMS:
         pytest.skip("this torch has no threads that others can use")
     monkeypatch.setattr(module, "_TEAMS", module._TEAMS if team else [])
-    order = np.zeros(2 + 10_000, np.int64)
-    order[1] = 10_000
-    _TAKE_NUMBERS(torch.int64, order.ctypes.data, threads)
+    order, usual = array("q", [0, 10_000, *[0] * 10_000]), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _TAKE_NUMBERS(torch.int64, order, module.MANY)
+    finally:
+        torch.set_num_threads(usual)
     assert order[0] == 10_000 + (threads if team else 1)  # each thread counts once in vain
-    assert (order[2:] == 1 + np.arange(10_000)).all()
+    assert (np.array(order[2:]) == 1 + np.arange(10_000)).all()

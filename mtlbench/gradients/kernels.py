@@ -26,9 +26,6 @@ Addresses = NDArray[np.int64]
 STRETCH = 1 << 14
 """Elements of a parameter that one thread takes at a time."""
 
-MANY = 1 << 18
-"""Elements of all gradients from which on threads share them: with fewer, one is done before others began."""
-
 _BLOCK = 1 << 12
 """Elements that are summed in the gradients' own precision, in as many parts as a register has places, before
 the sum goes on in float64. A multiple of them makes a stretch."""
@@ -64,9 +61,7 @@ class Rows:
         self.tasks, self.width = tasks, width or width_for(tasks)
         self.dtype: torch.dtype | None = None
         self._parts: list[Sequence[Tensor | None]] = []  # so that their memory is not given to others
-        self._lengths: list[int] = []
-        self._orders: list[int] = []
-        self._places: list[int] = []
+        self._lengths, self._orders, self._places = array("q"), array("q"), array("q")
         self._stretches = 0
         # The last task is there several times if need be, so that tiles cover all.
         self._more = -tasks % self.width
@@ -77,28 +72,25 @@ class Rows:
         There is where all are on the CPU, in one precision, the same as for the other parameters, and with
         their elements in one order of memory, without gaps.
         """
-        head, places, order = parts[0], [], 0
+        head, places, contiguous = parts[0], [], True
         if head is None or (dtype := self.dtype or head.dtype) not in _LETTERS:
             return False
         length = head.numel()
         for part in parts:
             if part is None or part.dtype is not dtype or not part.is_cpu or part.numel() != length:
                 return False
-            if not part.is_contiguous():
-                order = 1
+            contiguous = contiguous and part.is_contiguous()
             places.append(part.data_ptr())
-        if order:
-            found = order_of(cast("Sequence[Tensor]", parts))
-            if found is None:
-                return False
-            order = found
+        order = 0 if contiguous else order_of(cast("Sequence[Tensor]", parts))
+        if order is None:
+            return False
         self.dtype = dtype
         self._parts.append(parts)
         self._lengths.append(length)
         self._orders.append(order)
-        self._places += places
+        self._places.extend(places)
         if self._more:
-            self._places += places[-1:] * self._more
+            self._places.extend(places[-1:] * self._more)
         self._stretches += -(-length // STRETCH)
         return True
 
@@ -124,12 +116,11 @@ class Rows:
             return torch.zeros(self.tasks, columns.tasks, dtype=torch.float64)
         form = _EVERY if others else _DIAGONAL if diagonal else _UPPER
         high, wide = self.tasks + self._more, columns.tasks + columns._more
-        memory = columns._memory() if others else None
         parts = array("d", [0.0]) * (self._stretches * high * wide)
         answer = torch.empty(self.tasks, columns.tasks, dtype=torch.float64)
         sums = parts.buffer_info()[0], answer.data_ptr()
-        other = memory.buffer_info()[0] if memory else 0
-        self._run(_MULTIPLY, other, wide, columns.tasks, form, self.width, *sums)
+        places, _ = columns._places.buffer_info()
+        self._run(_MULTIPLY, places, wide, columns.tasks, form, self.width, *sums)
         return answer
 
     def combine(self, weights: Sequence[float]) -> None:
@@ -138,16 +129,12 @@ class Rows:
             factors = array(_LETTERS[self.dtype], weights)
             self._run(_COMBINE, factors.buffer_info()[0])
 
-    def _memory(self) -> array[int]:
-        """Return what machine code reads: elements of each parameter, then where its gradients lie."""
-        return array("q", self._lengths + self._places)
-
     def _run(self, code: Shared, *more: int) -> None:
-        threads = torch.get_num_threads() if self.tasks * sum(self._lengths) >= MANY else 1
-        memory = self._memory()
-        own = memory.buffer_info()[0], len(self._lengths), self.tasks + self._more, self.tasks
+        lengths, count = self._lengths.buffer_info()
+        places, _ = self._places.buffer_info()
+        own = lengths, count, places, self.tasks + self._more, self.tasks
         order = array("q", (0, 0, 0, self._stretches, *own, *more))
-        code(cast("torch.dtype", self.dtype), order.buffer_info()[0], threads)
+        code(cast("torch.dtype", self.dtype), order, self.tasks * sum(self._lengths))
 
 
 def width_for(tasks: int) -> int:
@@ -200,43 +187,35 @@ def _multiply(order: Any) -> None:
     order: a 0 of the gradients' type, from where on numbers say what to do (see `Rows`).
     """
     zero = carray(order, 1)
-    told = carray(pointer(zero.ctypes.data), 15, np.int64)
-    stretches, own, count, high, tasks = told[3], told[4], told[5], told[6], told[7]
-    other, wide, others, form, width = told[8], told[9], told[10], told[11], told[12]
-    lengths, rows = _rows(own, count, high)
-    columns = _rows(other, count, wide)[1] if other else rows
-    found = carray(pointer(told[13]), (stretches, high, wide), np.float64)
+    told = carray(pointer(zero.ctypes.data), 16, np.int64)
+    stretches, tasks, others, form, width = told[3], told[8], told[11], told[12], told[13]
+    rows = carray(pointer(told[6]), (told[5], told[7]), np.int64)
+    columns = carray(pointer(told[9]), (told[5], told[10]), np.int64)
+    found = carray(pointer(told[14]), (stretches, told[7], told[10]), np.float64)
     p = before = 0
     while True:
-        stretch = count_up(told[1:].ctypes.data)
+        stretch, p, before, begin, end = _take(told, p, before)
         if stretch >= stretches:
             break
-        p, before = _find(lengths, stretch, p, before)
-        begin = (stretch - before) * STRETCH
-        end = min(begin + STRETCH, lengths[p])
         found[stretch] = 0
         for at in range(begin, end, _BLOCK):
             offset, size = at * zero.itemsize, min(_BLOCK, end - at)
             _add_products(rows[p], columns[p], offset, size, zero, form, width, found[stretch])
         if count_up(told[2:].ctypes.data) == stretches - 1:
-            _add_up(found, form, carray(pointer(told[14]), (tasks, others), np.float64))
+            _add_up(found, form, carray(pointer(told[15]), (tasks, others), np.float64))
 
 
 def _combine(order: Any) -> None:
     """Take stretch after stretch and write its rows' weighted sum over the first; see `_multiply`."""
     zero = carray(order, 1)
-    told = carray(pointer(zero.ctypes.data), 9, np.int64)
-    stretches, own, count, high, tasks = told[3], told[4], told[5], told[6], told[7]
-    lengths, rows = _rows(own, count, high)
-    weights = carray(pointer(told[8]), tasks, zero.dtype)
+    told = carray(pointer(zero.ctypes.data), 10, np.int64)
+    rows = carray(pointer(told[6]), (told[5], told[7]), np.int64)
+    weights = carray(pointer(told[9]), told[8], zero.dtype)
     p = before = 0
     while True:
-        stretch = count_up(told[1:].ctypes.data)
-        if stretch >= stretches:
+        stretch, p, before, begin, end = _take(told, p, before)
+        if stretch >= told[3]:
             break
-        p, before = _find(lengths, stretch, p, before)
-        begin = (stretch - before) * STRETCH
-        end = min(begin + STRETCH, lengths[p])
         for at in range(begin, end, _BLOCK):
             _write_sum(rows[p], at * zero.itemsize, min(_BLOCK, end - at), weights)
 
@@ -245,21 +224,23 @@ _MULTIPLY, _COMBINE = Shared(_multiply), Shared(_combine)
 
 
 @compiled()
-def _rows(address: int, count: int, tasks: int) -> tuple[Addresses, Addresses]:
-    """Return the lengths of parameters ``[count]`` and where their gradients lie ``[count, tasks]``."""
-    lengths = carray(pointer(address), count, np.int64)
-    return lengths, carray(pointer(address + count * lengths.itemsize), (count, tasks), np.int64)
+def _take(told: Any, p: int, before: int) -> tuple[int, int, int, int, int]:
+    """Return the number of the next stretch, too large where there is none left, and what it is.
 
-
-@compiled()
-def _find(lengths: Addresses, stretch: int, p: int, before: int) -> tuple[int, int]:
-    """Return the parameter that a stretch is of, and the number of its first; p, before: those of another."""
-    while True:
-        own = (lengths[p] + STRETCH - 1) // STRETCH
-        if stretch - before < own:
-            return p, before
+    That is its parameter, how many stretches there are before that, and where in it the stretch begins and
+    ends. p, before: those of the stretch that this thread had.
+    """
+    stretch = count_up(told[1:].ctypes.data)
+    if stretch >= told[3]:
+        return stretch, p, before, 0, 0
+    lengths = carray(pointer(told[4]), told[5], np.int64)
+    own = -(-lengths[p] // STRETCH)
+    while stretch - before >= own:
         before += own
         p += 1
+        own = -(-lengths[p] // STRETCH)
+    begin = (stretch - before) * STRETCH
+    return stretch, p, before, begin, min(begin + STRETCH, lengths[p])
 
 
 @compiled()

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from mtlbench import compiled
 from mtlbench.gradients import Jacobian, kernels
 
 
@@ -41,7 +42,7 @@ def test_every_length_around_blocks_and_stretches(tasks: int, dtype: torch.dtype
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "MANY", 1 << 17)
+    monkeypatch.setattr(compiled, "MANY", 1 << 17)
     usual, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
@@ -71,7 +72,7 @@ def test_sums_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "MANY", 1 << 17)
+    monkeypatch.setattr(compiled, "MANY", 1 << 17)
     usual = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -159,9 +159,13 @@ def start(queue: Path, tmp_path: Path, tiny_plugin: Path) -> Callable[..., subpr
 
 
 def until(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for what a sweep that goes on brings about; where it does not, its words say why."""
     deadline = time.monotonic() + 120
     while not found() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    if process.poll() is not None or not found():
+        process.kill()
+        pytest.fail("".join(process.communicate()))
 
 
 def test_an_interrupted_sweep_leaves_what_runs_and_goes_on(
@@ -173,13 +177,14 @@ def test_an_interrupted_sweep_leaves_what_runs_and_goes_on(
     first = start(*weights, "--jobs", "1")
     until(lambda: list(marks.iterdir()), first)  # a job trains, and keeps on
     first.kill()
-    first.communicate()
+    _, err = first.communicate()
+    assert not (queue / "2").exists(), err
     (queue / "full").touch()
     second = start(*weights)
     until((queue / "2").exists, second)  # what runs is left alone, the other run waits in the queue
     second.send_signal(signal.SIGINT)
     _, err = second.communicate(timeout=120)
-    assert second.returncode == 130
+    assert second.returncode == 130, err
     assert "the same command goes on where it was" in err
     assert (queue / "cancelled").read_text() == "2\n"
     (queue / "full").unlink()

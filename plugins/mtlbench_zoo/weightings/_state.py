@@ -21,9 +21,6 @@ Array = NDArray[np.float64]
 BLOCK = 1 << 19
 """Elements of a block of `columns`."""
 
-_MANY = 1 << 18
-"""Elements from which on threads share them."""
-
 _PIECE = 1 << 14
 """Columns that one thread takes at a time."""
 
@@ -117,13 +114,13 @@ class GradientState(Weighting):
         gradients = jacobian.detach().to(rows)
         numbers = torch.tensor([kept, *shares, *weights], dtype=rows.dtype)
         sums = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
-        if rows.is_cpu and rows.dtype in (torch.float32, torch.float64) and gradients.is_contiguous():
+        dense = rows.is_contiguous() and gradients.is_contiguous() and gradients.shape == rows.shape
+        if dense and rows.is_cpu and rows.dtype in (torch.float32, torch.float64):
             pieces = -(-rows.shape[1] // _PIECE)
             parts = torch.empty(pieces, *sums.shape, dtype=torch.float64)
             places = [x.data_ptr() for x in (rows, gradients, numbers, parts, sums)]
             order = array("q", [0, 0, 0, pieces, *rows.shape, len(numbers), *places])
-            threads = torch.get_num_threads() if rows.numel() >= _MANY else 1
-            _FOLLOW(rows.dtype, order.buffer_info()[0], threads)
+            _FOLLOW(rows.dtype, order, rows.numel())
         else:
             numbers, count = numbers.to(rows.device), 1 + len(shares)
             for averages, new in columns(rows, gradients):
