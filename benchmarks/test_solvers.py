@@ -104,7 +104,7 @@ def test_weights(benchmark: Any, tables: Tables, method: str, count: int) -> Non
         pytest.skip("not in a quick run")
     problem = Problem(method, count, tables)
     benchmark.group = f"weights from a Gram matrix, T={count}"
-    turns = Turns(problem.steps(), time.process_time, 5, untimed=True).run(
+    turns = Turns(problem.steps(), time.process_time, 5, again=True).run(
         benchmark, 0.6 if tables.quick else 2
     )
     tables.cell(SECONDS, method, f"T={count}", f"{turns.seconds('ours') * 1e6:.0f}")
@@ -181,7 +181,7 @@ def test_generic_solvers(benchmark: Any, tables: Tables, count: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         steps = {name: rotating(solve) for name, solve in solvers.items()}
-        turns = Turns(steps, time.process_time, 5, untimed=True).run(benchmark, 0.6 if tables.quick else 2)
+        turns = Turns(steps, time.process_time, 5, again=True).run(benchmark, 0.6 if tables.quick else 2)
     for name in ("quadprog", "cvxpy"):
         table = "The min-norm point: times faster than a generic solver"
         tables.ratio(table, name, f"T={count}", turns.ahead("ours", name))

@@ -125,7 +125,7 @@ def test_step(benchmark: Any, tables: Tables, workload: str) -> None:
     if tables.quick and workload not in QUICK:
         pytest.skip("not in a quick run")
     steps = steps_of(METHODS, workload, tables)
-    turns = Turns(steps, untimed=True).run(benchmark, 5 if tables.quick else 60, most=200)
+    turns = Turns(steps, again=True).run(benchmark, 5 if tables.quick else 60, most=200)
     for name in steps:
         tables.cell(COST, name, workload, figure(1 / turns.ahead(name, "ew")))
         tables.cell(PLAIN_COST, name, workload, figure(1 / turns.ahead(name, PLAIN)))
@@ -167,7 +167,7 @@ def test_kept(benchmark: Any, tables: Tables, workload: str) -> None:
         pytest.skip("not in a quick run")
     steps = steps_of({name: METHODS[name] for name in ("ew", PLAIN, "mgda", *PEERS)}, workload, tables)
     keep_freed_memory()
-    turns = Turns(steps, untimed=True).run(benchmark, 35, most=200)
+    turns = Turns(steps, again=True).run(benchmark, 35, most=200)
     for name in steps:
         tables.cell(KEPT_COST, name, workload, figure(1 / turns.ahead(name, PLAIN)))
         if name in PEERS:

@@ -15,9 +15,10 @@ class Turns:
     """Times each of ``steps`` once in every round.
 
     clock: what tells the time; of something that runs on one thread `time.process_time` leaves out what a
-    busy machine does meanwhile. block: calls in a row that are timed together. untimed: whether a call that
-    is not timed comes before each block, so that microseconds are not those of caches which hold somebody
-    else's code. prepare: called before each block, not timed.
+    busy machine does meanwhile. block: calls in a row that are timed together. again: whether another call
+    comes before each block, as steps of training follow each other, so that the times are not those of caches
+    and free memory that somebody else has left; what it took is in `first`. prepare: called before that call
+    and before each block, not timed.
     """
 
     def __init__(
@@ -25,23 +26,27 @@ class Turns:
         steps: Steps,
         clock: Callable[[], float] = time.perf_counter,
         block: int = 1,
-        untimed: bool = False,
+        again: bool = False,
         prepare: Callable[[str], None] = lambda name: None,
     ) -> None:
-        self.steps, self.clock, self.block, self.untimed = steps, clock, block, untimed
+        self.steps, self.clock, self.block, self.again = steps, clock, block, again
         self.prepare = prepare
         self.times: dict[str, list[float]] = {name: [] for name in steps}
+        self.first: dict[str, list[float]] = {name: [] for name in steps if again}
 
     def __call__(self) -> None:
         """Do one round."""
         for name, step in self.steps.items():
-            self.prepare(name)
-            if self.untimed:
-                step()
-            begin = self.clock()
-            for _ in range(self.block):
-                step()
-            self.times[name].append((self.clock() - begin) / self.block)
+            if self.again:
+                self.first[name].append(self._time(name, step, 1))
+            self.times[name].append(self._time(name, step, self.block))
+
+    def _time(self, name: str, step: Callable[[], object], block: int) -> float:
+        self.prepare(name)
+        begin = self.clock()
+        for _ in range(block):
+            step()
+        return (self.clock() - begin) / block
 
     def run(self, benchmark: Any, seconds: float, most: int = 60) -> Turns:
         """Do as many rounds as fit in ``seconds``, at least 3; what the first one took is forgotten."""
@@ -54,7 +59,7 @@ class Turns:
             benchmark.pedantic(self, rounds=min(max(rounds, 3), most))
         finally:
             gc.enable()
-        for times in self.times.values():
+        for times in (*self.times.values(), *self.first.values()):
             del times[0]
         return self
 
@@ -62,7 +67,10 @@ class Turns:
         """Return the median time of one call."""
         return statistics.median(self.times[name])
 
-    def ahead(self, name: str, other: str) -> float:
-        """Return by how many times ``name`` is faster than ``other``: the median over the rounds."""
-        pairs = zip(self.times[name], self.times[other], strict=True)
-        return statistics.median(b / a for a, b in pairs)
+    def ahead(self, name: str, other: str, first: bool = False) -> float:
+        """Return by how many times ``name`` is faster than ``other``: the median over the rounds.
+
+        first: in the calls that came after somebody else's.
+        """
+        times = self.first if first else self.times
+        return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
