@@ -103,11 +103,11 @@ def test_a_task_without_a_label_keeps_its_weight_and_starts_when_it_is_seen() ->
     for loss in (1.0, 0.5):
         weights = weighting(torch.tensor([[1.0, 0.0], [0.0, 9.0]]).double(), torch.tensor([loss, 1.0]))
         assert weights.sum() == pytest.approx(2)
-    assert weighting.weights[1] == 1
-    assert weighting.first_losses.tolist() == [1, 0, 1]
+    assert weighting.state[0, 1] == 1
+    assert weighting.state[1].tolist() == [1, 0, 1]
     weighting.active = torch.arange(3)
     weighting(torch.eye(3, dtype=torch.float64), torch.tensor([1.0, 7.0, 1.0]))
-    assert weighting.first_losses.tolist() == [1, 7, 1]
+    assert weighting.state[1].tolist() == [1, 7, 1]
 
 
 @pytest.mark.parametrize("name", ["alpha", "learning_rate"])

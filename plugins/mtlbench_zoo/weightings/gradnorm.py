@@ -13,7 +13,7 @@ from torch import Tensor
 from mtlbench.compiled import compiled
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import Adam, adam_step
+from mtlbench_zoo.weightings._state import adam_step
 
 _SMALLEST = 1e-3
 
@@ -44,28 +44,23 @@ class GradNorm(Weighting):
     heads = "weighted"
     properties = frozenset({"permutation-equivariant", "scale-free", "diagonal"})
 
-    weights: Tensor
-    first_losses: Tensor
-    unit: Tensor
+    state: Tensor
 
     def __init__(self, tasks: Sequence[Task], alpha: float = 1.5, learning_rate: float = 0.025) -> None:
         super().__init__(tasks)
         for name, value in (("alpha", alpha), ("learning_rate", learning_rate)):
             if not 0 <= value < math.inf:
                 raise MtlbenchError(f"gradnorm: {name} must be a number >= 0, got {value}")
-        self.alpha = alpha
-        self.adam = Adam(len(tasks), learning_rate)
-        self.register_buffer("weights", torch.ones(len(tasks), dtype=torch.float64))
-        # 0: not seen yet
-        self.register_buffer("first_losses", torch.zeros(len(tasks), dtype=torch.float64))
-        self.register_buffer("unit", torch.zeros((), dtype=torch.float64))
+        self.alpha, self.learning_rate = alpha, learning_rate
+        # Its rows: weights; first losses, 0 where not seen yet; the unit of lengths, in the first place; then
+        # those of Adam. It is one tensor since to look six of them up takes longer than all the rest.
+        self.register_buffer("state", torch.zeros(6, len(tasks), dtype=torch.float64))
+        self.state[0] = 1
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64) and the losses ``[T]``."""
-        adam = self.adam
-        state = (self.weights, self.first_losses, self.unit, adam.first, adam.second, adam.steps)
-        arrays = [each.numpy() for each in (gram, losses.double(), self.active, *state)]
-        return torch.from_numpy(_step(self.alpha, adam.learning_rate, *arrays))
+        arrays = [each.numpy() for each in (gram, losses.double(), self.active, self.state)]
+        return torch.from_numpy(_step(self.alpha, self.learning_rate, *arrays))
 
 
 @compiled()
@@ -75,21 +70,18 @@ def _step(
     gram: Array,
     losses: Array,
     active: NDArray[np.int64],
-    weights: Array,
-    first_losses: Array,
-    unit: Array,
-    first: Array,
-    second: Array,
-    steps: Array,
+    state: Array,
 ) -> Array:
     """Return the weights ``[T]`` of the active tasks, and then move them and their state."""
+    weights, first_losses, unit = state[0], state[1], state[2]
+    first, second, steps = state[3], state[4], state[5]
     count, given = len(active), weights[active]
     lengths = np.sqrt(np.diag(gram))
     rates = _rates(np.abs(losses), active, first_losses)
-    if unit[()] == 0:
-        unit[()] = lengths.mean()
-    if unit[()] > 0:
-        lengths /= unit[()]
+    if unit[0] == 0:
+        unit[0] = lengths.mean()
+    if unit[0] > 0:
+        lengths /= unit[0]
         sizes = given * lengths
         slope = np.sign(sizes - sizes.mean() * rates**alpha) * lengths
         moved = np.maximum(given + adam_step(learning_rate, first, second, steps, active, slope), _SMALLEST)
