@@ -16,6 +16,7 @@ from mtlbench.errors import MtlbenchError
 from mtlbench.solvers import min_norm_point
 from mtlbench.solvers.simplex import project_to_simplex
 from mtlbench.testing import check_weighting, matrix_zoo, tiny_tasks
+from mtlbench_zoo.weightings._state import GradientState, weighted_sum
 from mtlbench_zoo.weightings.db_mtl import DBMTL
 from mtlbench_zoo.weightings.excess import ExcessMTL
 from mtlbench_zoo.weightings.graddrop import GradDrop
@@ -180,6 +181,46 @@ def test_moco_shares_the_weight_of_the_tasks_at_hand() -> None:
 
 
 # ---- db-mtl ----------------------------------------------------------------------------------------------
+
+
+LENGTHS = [0, 1, 2047, 2049, 16_384, 16_385, 60_001]
+"""Around the stretches and pieces of machine code; with five rows, the last is shared by threads."""
+
+
+@pytest.mark.parametrize("width", LENGTHS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_sums_of_rows_of_any_number_and_length(count: int, width: int, dtype: torch.dtype) -> None:
+    rows = jacobian(3, count, max(width, 1))[:, :width].to(dtype).contiguous()
+    weights = [1.0, -2.0, 0.0, 0.5, 4.0, 0.25, -1.0, 8.0, 3.0][:count]
+    expected = torch.tensor(weights, dtype=torch.float64) @ rows.double()
+    found = weighted_sum(rows, weights)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=200 * torch.finfo(dtype).eps)
+    apart = torch.stack([rows, rows + 1], dim=2)[..., 0]  # with gaps, so not for machine code
+    torch.testing.assert_close(
+        weighted_sum(apart, weights).double(), expected, rtol=0, atol=200 * torch.finfo(dtype).eps
+    )
+
+
+@pytest.mark.parametrize("width", LENGTHS[1:])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_averages_and_their_products_in_one_pass(count: int, width: int, weighted: bool) -> None:
+    state, averages = GradientState(tiny_tasks(count)), torch.zeros(count, width, dtype=torch.float64)
+    shares = [0.25, 0.5, 1.0, 0.125, 2.0][:count]
+    weights = [1.0, -2.0, 0.0, 0.5, 4.0][:count] if weighted else []
+    for seed in range(2):
+        gradients = jacobian(seed, count, width).float()
+        averages = 0.5 * averages + torch.tensor(shares, dtype=torch.float64)[:, None] * gradients
+        rows, sums = state.average(gradients, 0.5, shares, weights)
+    products = averages @ averages.T
+    expected = [
+        products.diagonal().tolist(),
+        (products @ torch.tensor(weights or [0.0] * count).double()).tolist(),
+    ]
+    torch.testing.assert_close(rows.double(), averages, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5 * width)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.5])

@@ -74,7 +74,7 @@ def test_the_average_of_a_task_starts_when_it_is_seen_and_rests_without_it() -> 
     assert weighting.inner.active.tolist() == [0, 2]
     assert weighting.seen.tolist() == [True, False, True]
     weighting.active = torch.arange(3)
-    weighting.inner.weights[1] = 5.0
+    weighting.inner.state[0, 1] = 5.0  # its weights
     assert weighting(gram(1), LOSSES)[1] == 5.0
     kept = float(weighting.average[1])
     weighting.active = torch.tensor([0, 2])

@@ -21,11 +21,14 @@ Array = NDArray[np.float64]
 BLOCK = 1 << 19
 """Elements of a block of `columns`."""
 
+_LETTERS = {torch.float32: "f", torch.float64: "d"}
+"""What `array` calls the precisions for which there is code."""
+
 _PIECE = 1 << 14
 """Columns that one thread takes at a time."""
 
 _STRETCH = 1 << 11
-"""Elements that a kernel sums in the rows' own precision, and uses again while they are in the cache."""
+"""Elements that a kernel sums in the rows' own precision, or uses again while they are in the cache."""
 
 
 class Adam(nn.Module):
@@ -111,25 +114,34 @@ class GradientState(Weighting):
         """
         self.grow(jacobian)
         rows = self.rows()
-        gradients = jacobian.detach().to(rows)
-        numbers = torch.tensor([kept, *shares, *weights], dtype=rows.dtype)
-        sums = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
-        dense = rows.is_contiguous() and gradients.is_contiguous() and gradients.shape == rows.shape
-        if dense and rows.is_cpu and rows.dtype in (torch.float32, torch.float64):
-            pieces = -(-rows.shape[1] // _PIECE)
-            parts = torch.empty(pieces, *sums.shape, dtype=torch.float64)
-            places = [x.data_ptr() for x in (rows, gradients, numbers, parts, sums)]
-            order = array("q", [0, 0, 0, pieces, *rows.shape, len(numbers), *places])
+        gradients = jacobian.detach()
+        if gradients.dtype is not rows.dtype or gradients.device != rows.device:
+            gradients = gradients.to(rows)
+        if _dense(rows) and _dense(gradients) and gradients.shape == rows.shape:
+            count, length = rows.shape
+            numbers = array(_LETTERS[rows.dtype], (kept, *shares, *weights))
+            pieces = -(-length // _PIECE)
+            sums, parts = np.zeros((2, count)), array("d", [0.0]) * (pieces * 2 * count)
+            places = numbers.buffer_info()[0], parts.buffer_info()[0], sums.ctypes.data
+            own = rows.data_ptr(), gradients.data_ptr()
+            order = array("q", (0, 0, 0, pieces, count, length, len(numbers), *own, *places))
             _FOLLOW(rows.dtype, order, rows.numel())
         else:
-            numbers, count = numbers.to(rows.device), 1 + len(shares)
-            for averages, new in columns(rows, gradients):
-                averages.mul_(numbers[0]).addcmul_(new, numbers[1:count, None])
-                sums[0] += squares(averages)
-                if weights:
-                    sums[1] += torch.mv(averages, numbers[count:] @ averages)
+            sums = self._average_by_torch(rows, gradients, kept, shares, weights)
         self.keep(rows)
-        return rows, sums.numpy(force=True)
+        return rows, sums
+
+    def _average_by_torch(
+        self, rows: Tensor, gradients: Tensor, kept: float, shares: Sequence[float], weights: Sequence[float]
+    ) -> Array:
+        factors, total = rows.new_tensor(shares)[:, None], rows.new_tensor(weights)
+        sums = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
+        for averages, new in columns(rows, gradients):
+            averages.mul_(kept).addcmul_(new, factors)
+            sums[0] += squares(averages)
+            if weights:
+                sums[1] += torch.mv(averages, total @ averages)
+        return sums.numpy(force=True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}running")
@@ -155,7 +167,6 @@ def _follow(order: Any) -> None:
         piece = count_up(told[1:].ctypes.data)
         if piece >= pieces:
             break
-        parts[piece] = 0
         _average(rows, gradients, numbers, piece * _PIECE, min((piece + 1) * _PIECE, length), parts[piece])
         if count_up(told[2:].ctypes.data) == pieces - 1:
             for each in range(pieces):
@@ -191,6 +202,60 @@ def _average(rows: Any, gradients: Any, numbers: Any, start: int, stop: int, fou
             for k in range(len(row)):
                 product += row[k] * total[k]
             found[1, t] += product
+
+
+def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return  sum_t weights_t rows_t  ``[P]`` for ``rows`` ``[T, P]``, summed in their precision.
+
+    On a CPU that takes half as long as torch's product of a vector and a matrix.
+    """
+    if not _dense(rows) or not len(rows):
+        return rows.new_tensor(weights) @ rows
+    count, length = rows.shape
+    total, factors = rows.new_empty(length), array(_LETTERS[rows.dtype], weights)
+    places = rows.data_ptr(), factors.buffer_info()[0], total.data_ptr()
+    _SUM(rows.dtype, array("q", (0, 0, -(-length // _PIECE), count, length, *places)), rows.numel())
+    return total
+
+
+def _sum(order: Any) -> None:
+    """Take piece after piece and do what `weighted_sum` says; see `_follow`.
+
+    The last ones come first: of rows that were just written, they are still in the caches.
+    """
+    zero = carray(order, 1)
+    told = carray(pointer(zero.ctypes.data), 8, np.int64)
+    pieces, count, length = told[2], told[3], told[4]
+    rows = carray(pointer(told[5]), (count, length), zero.dtype)
+    weights = carray(pointer(told[6]), count, zero.dtype)
+    total = carray(pointer(told[7]), length, zero.dtype)
+    while True:
+        piece = pieces - 1 - count_up(told[1:].ctypes.data)
+        if piece < 0:
+            break
+        stop = min((piece + 1) * _PIECE, length)
+        for begin in range(piece * _PIECE, stop, _STRETCH):
+            _write_sum(rows, weights, begin, min(begin + _STRETCH, stop), total)
+
+
+_SUM = Shared(_sum)
+
+
+@compiled()
+def _write_sum(rows: Any, weights: Any, begin: int, end: int, total: Any) -> None:
+    """Write to columns of ``total``, few enough to stay in the cache, the weighted sum of those of ``rows``.
+
+    Four rows are read at a time; where there are fewer, the last one again, times 0.
+    """
+    found, last, zero = total[begin:end], len(rows) - 1, weights.dtype.type(0)
+    found[:] = zero
+    for t in range(0, len(rows), 4):
+        u, v, w = min(t + 1, last), min(t + 2, last), min(t + 3, last)
+        one, two, three, four = rows[t, begin:end], rows[u, begin:end], rows[v, begin:end], rows[w, begin:end]
+        a, b = weights[t], weights[u] if u > t else zero
+        c, d = weights[v] if v > u else zero, weights[w] if w > v else zero
+        for k in range(len(found)):
+            found[k] += a * one[k] + b * two[k] + c * three[k] + d * four[k]
 
 
 class SimplexState(Weighting):
@@ -231,6 +296,11 @@ def divide(weights: Array, active: NDArray[np.int64], shares: Array) -> None:
         weights[active[i]] = mass * shares[i]
 
 
+def _dense(rows: Tensor) -> bool:
+    """Say whether machine code can read the rows by their address."""
+    return rows.is_cpu and rows.is_contiguous() and rows.dtype in _LETTERS
+
+
 def columns(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut matrices [T, P] into blocks of columns, as views, that stay in the cache between two uses."""
     count, length = matrices[0].shape
@@ -244,6 +314,6 @@ def squares(rows: Tensor) -> Tensor:
     return torch.stack([row.dot(row) for row in rows]).double()
 
 
-def squared_without_loss(squares: Array) -> bool:
+def squared_without_loss(squares: Sequence[float]) -> bool:
     """Return whether squares and their parts are well inside of what float32 can hold."""
-    return bool(((squares > 1e-24) & (squares < 1e30)).all())
+    return all(1e-24 < square < 1e30 for square in squares)

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import GradientState, squared_without_loss
+from mtlbench_zoo.weightings._state import GradientState, squared_without_loss, weighted_sum
 
 
 class DBMTL(GradientState):
@@ -54,9 +53,11 @@ class DBMTL(GradientState):
         sizes = [max(size, smallest) if smallest > 0 else 1.0 for size in sizes]
         self.head_weights = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
         rows, found = self.average(jacobian, kept, [(1 - kept) / size for size in sizes])
-        lengths = np.sqrt(found[0])
-        if not squared_without_loss(found[0]):
-            lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).numpy(force=True)
-        longest = lengths.max()
-        factors = [longest / length if length > 1e-30 * longest else 0.0 for length in lengths.tolist()]
-        return (rows.new_tensor(factors) @ rows).to(jacobian)
+        squares = found[0].tolist()
+        if squared_without_loss(squares):
+            lengths = [math.sqrt(square) for square in squares]
+        else:
+            lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).tolist()
+        longest = max(lengths)
+        factors = [longest / length if length > 1e-30 * longest else 0.0 for length in lengths]
+        return weighted_sum(rows, factors).to(jacobian)

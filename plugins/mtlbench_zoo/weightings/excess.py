@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
-from mtlbench_zoo.weightings._state import GradientState, columns
+from mtlbench_zoo.weightings._state import GradientState, columns, weighted_sum
 
 
 class ExcessMTL(GradientState):
@@ -67,4 +67,4 @@ class ExcessMTL(GradientState):
         self.log_weights[self.active] += self.robust_step_size * relative
         self.log_weights -= self.log_weights.max()
         self.head_weights = weights = self.log_weights[self.active].softmax(0)
-        return weights.to(jacobian) @ jacobian
+        return weighted_sum(jacobian, weights.tolist())

@@ -75,7 +75,7 @@ def _step(
     """Return the weights ``[T]`` of the active tasks, and then move them and their state."""
     weights, first_losses, unit = state[0], state[1], state[2]
     first, second, steps = state[3], state[4], state[5]
-    count, given = len(active), weights[active]
+    count, given = len(active), np.take(weights, active)
     lengths = np.sqrt(np.diag(gram))
     rates = _rates(np.abs(losses), active, first_losses)
     if unit[0] == 0:

@@ -21,6 +21,7 @@ from mtlbench_zoo.weightings._state import (
     shares_of,
     squared_without_loss,
     squares,
+    weighted_sum,
 )
 
 Array = NDArray[np.float64]
@@ -86,13 +87,13 @@ class MoCo(GradientState):
         every, active = self.weights.numpy(force=True), self.active.numpy(force=True)
         weights = shares_of(every, active)
         rows, found = self.average(jacobian, 1 - follow, [follow] * len(weights), weights.tolist())
-        if not squared_without_loss(found[0]):
+        if not squared_without_loss(found[0].tolist()):
             found = _along(rows, torch.from_numpy(weights).to(rows.device)).numpy(force=True)
         weights = _descend(weights, found, self.gamma / step**self.gamma_sigma, self.rho)
         divide(every, active, weights)
         if not self.weights.is_cpu:
             self.weights.copy_(torch.from_numpy(every))
-        return (torch.from_numpy(weights).to(rows) @ rows).to(jacobian)
+        return weighted_sum(rows, weights.tolist()).to(jacobian)
 
 
 @compiled()
