@@ -125,7 +125,7 @@ def test_step(benchmark: Any, tables: Tables, workload: str) -> None:
     if tables.quick and workload not in QUICK:
         pytest.skip("not in a quick run")
     steps = steps_of(METHODS, workload, tables)
-    turns = Turns(steps, again=True).run(benchmark, 5 if tables.quick else 60, most=200)
+    turns = Turns(steps, again=True).run(benchmark, 5 if tables.quick else 90, most=200)
     for name in steps:
         tables.cell(COST, name, workload, figure(1 / turns.ahead(name, "ew")))
         tables.cell(PLAIN_COST, name, workload, figure(1 / turns.ahead(name, PLAIN)))
@@ -179,7 +179,7 @@ def test_losses(benchmark: Any, tables: Tables, workload: str) -> None:
     if tables.quick and workload != "mlp, T=3":
         pytest.skip("not in a quick run")
     steps = steps_of({name: ours(name) for name in ("ew", *LOSSES)}, workload, tables)
-    turns = Turns(steps).run(benchmark, 5 if tables.quick else 45, most=600)
+    turns = Turns(steps).run(benchmark, 5 if tables.quick else 90, most=1000)
     for name in LOSSES:
         ahead = turns.ahead(name, "ew")
         tables.cell(CHEAP, name, workload, f"{1 / ahead:.3f}")

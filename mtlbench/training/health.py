@@ -6,22 +6,23 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NOTHING = 1e-12
 """A change of a parameter's sum that is none: a bias of 0 takes any, however small."""
 
 
 class Health:
-    """Remembers how the model began, and sees whether an optimiser changes it.
+    """Remembers how a model began, and sees whether an optimiser changes it.
 
     A gradient beyond 1e19 is infinite once it is squared, so Adam divides by infinity and changes nothing any
     more; one far below Adam's epsilon changes nothing either. Both leave all losses finite. To look costs one
     pass over parameters and optimiser state, and no copy; so it is done once an epoch.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
+        self.trained = [p for p in model.parameters() if p.requires_grad]
         self.start = self._sums()
 
     def fault(self) -> str | None:
@@ -37,8 +38,7 @@ class Health:
 
     def _sums(self) -> Tensor:
         """Return the sum of each of the model's parameters, float64: hardly any change leaves all alike."""
-        model = self.optimizer.param_groups[0]["params"]
-        return torch.stack([p.detach().sum(dtype=torch.float64) for p in model])
+        return torch.stack([p.detach().sum(dtype=torch.float64) for p in self.trained])
 
 
 def _finite(values: Iterable[object]) -> bool:

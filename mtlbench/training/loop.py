@@ -240,7 +240,7 @@ class _Loop:
             seed_everything(derive(run.seed, "training", "process", ranks.rank))
         self.engine = build_engine(run, dataset, self.model, self.weighting, ranks)
         self.optimizer = build_optimizer(run.settings, self.model, self.weighting)
-        self.health = Health(self.optimizer)
+        self.health = Health(self.model, self.optimizer)
         augment = build_augment(run.protocol, dataset, self.tasks)
         self.loader = _Loader(
             dataset.split("train"), self.names, run, self.weighting.needs.batches, ranks, augment

@@ -17,10 +17,12 @@ def build_optimizer(
     A weighting's own parameters take the same learning rate and no weight decay, which would pull them
     towards equal weights. Fused kernels are used where the device has them.
     """
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    learned = list(weighting.parameters())
-    if learned:
+    trained, learned = [p for p in model.parameters() if p.requires_grad], list(weighting.parameters())
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if learned and protocol["weight_decay"]:
         groups.append({"params": learned, "weight_decay": 0.0})
+    else:
+        trained += learned  # a group costs a step as much as what a method of losses computes
     device = next(model.parameters()).device.type
     options: dict[str, Any] = {
         "lr": protocol["lr"],
