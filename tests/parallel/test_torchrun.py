@@ -100,7 +100,7 @@ def test_a_killed_process_ends_the_others_and_resume_goes_on(
     _, err = started.communicate(timeout=120)
     assert time.monotonic() - killed < 100
     assert started.returncode != 0
-    assert err.count("error: process 0 lost another one (") == 1
+    assert err.count("error: process 0 lost another one (") == 1, err
     assert list((tmp_path / "killed" / ".checkpoints").glob("*.pt"))
 
     _run(2, tmp_path / "killed", *FLAGS, "--resume")
