@@ -64,6 +64,9 @@ def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
     return decorate
 
 
+LETTERS = {torch.float32: "f", torch.float64: "d"}
+"""What `array` calls the precisions for which there is machine code."""
+
 MANY = 1 << 18
 """Elements from which on threads share work: with fewer, one is done before others began."""
 

@@ -18,7 +18,7 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.compiled import Shared, compiled, count_up, pointer
+from mtlbench.compiled import LETTERS, Shared, compiled, count_up, pointer
 
 Array = NDArray[Any]
 Addresses = NDArray[np.int64]
@@ -34,9 +34,6 @@ _WIDEST = 5
 """Tasks that are multiplied with as many others at a time: all their products fit into a core's registers."""
 
 _EVERY, _UPPER, _DIAGONAL = 0, 1, 2
-
-_LETTERS = {torch.float32: "f", torch.float64: "d"}
-"""What `array` calls the precisions for which there is code."""
 
 
 def order_of(parts: Sequence[Tensor]) -> int | None:
@@ -73,7 +70,7 @@ class Rows:
         their elements in one order of memory, without gaps.
         """
         head, places, contiguous = parts[0], [], True
-        if head is None or (dtype := self.dtype or head.dtype) not in _LETTERS:
+        if head is None or (dtype := self.dtype or head.dtype) not in LETTERS:
             return False
         length = head.numel()
         for part in parts:
@@ -126,7 +123,7 @@ class Rows:
     def combine(self, weights: Sequence[float]) -> None:
         """Write over the first row the sum of all rows times their ``weights`` ``[tasks]``."""
         if self.dtype:
-            factors = array(_LETTERS[self.dtype], weights)
+            factors = array(LETTERS[self.dtype], weights)
             self._run(_COMBINE, factors.buffer_info()[0])
 
     def _run(self, code: Shared, *more: int) -> None:

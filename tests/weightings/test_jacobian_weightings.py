@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import cvxpy
 import numpy as np
@@ -180,13 +181,22 @@ def test_moco_shares_the_weight_of_the_tasks_at_hand() -> None:
     assert not torch.equal(weighting.running[0], before[1][0])
 
 
-# ---- db-mtl ----------------------------------------------------------------------------------------------
+# ---- what several of them do in machine code -------------------------------------------------------------
 
 
 LENGTHS = [0, 1, 2047, 2049, 16_384, 16_385, 60_001]
-"""Around the stretches and pieces of machine code; with five rows, the last is shared by threads."""
+"""Around the stretches and pieces of machine code; of five rows and more, the last is shared by threads."""
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("width", LENGTHS)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -203,6 +213,7 @@ def test_sums_of_rows_of_any_number_and_length(count: int, width: int, dtype: to
     )
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("width", LENGTHS[1:])
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -221,6 +232,9 @@ def test_averages_and_their_products_in_one_pass(count: int, width: int, weighte
     ]
     torch.testing.assert_close(rows.double(), averages, rtol=0, atol=1e-6)
     np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5 * width)
+
+
+# ---- db-mtl ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
