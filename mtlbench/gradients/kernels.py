@@ -206,7 +206,7 @@ def _combine(order: Any) -> None:
     """Take stretch after stretch and write its rows' weighted sum over the first; see `_multiply`."""
     zero = carray(order, 1)
     told = carray(pointer(zero.ctypes.data), 10, np.int64)
-    rows = carray(pointer(told[6]), (told[5], told[7]), np.int64)
+    rows = carray(pointer(told[6]), (told[5], told[7]), np.int64)[:, : told[8]]  # each task once
     weights = carray(pointer(told[9]), told[8], zero.dtype)
     p = before = 0
     while True:

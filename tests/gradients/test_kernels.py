@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from array import array
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -39,6 +41,18 @@ def test_every_length_around_blocks_and_stretches(tasks: int, dtype: torch.dtype
     assert summed.data_ptr() != rows[0][0].data_ptr()
     torch.testing.assert_close(summed.double(), weights @ dense, rtol=0, atol=10 * close)
     assert torch.equal(torch.cat(rows[0]), summed)  # written over the first row
+
+
+@pytest.mark.parametrize("tasks", range(1, 26))
+def test_nothing_is_read_behind_the_weights(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def followed_by_junk(letter: str, values: Sequence[float] = ()) -> array[float]:
+        return array(letter, [*values, *[1e30] * 8] if letter == "f" else values)
+
+    monkeypatch.setattr(kernels, "array", followed_by_junk)
+    rows, weights = _rows(tasks, [3, 600], torch.float32), torch.arange(1.0, tasks + 1)
+    expected = weights @ torch.stack([torch.cat(row) for row in rows])
+    first, second = Jacobian(rows).combine(weights.tolist())
+    torch.testing.assert_close(torch.cat([*filter(torch.is_tensor, (first, second))]), expected)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
