@@ -10,9 +10,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS := docs/_build/html
 
-# One thread a worker: the workers, not torch, share the cores, and a result does not depend on their number.
-ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-
 # One thread for BLAS: NumPy's products are of T x T matrices. Torch keeps all cores.
 BENCH := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
 	--benchmark-quiet -p no:cacheprovider
@@ -46,16 +43,16 @@ imports: $(VENV)/.installed-dev  ## import-linter: the core knows no plugin, lay
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.installed-dev  ## pytest on JOBS workers
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 docs: $(VENV)/.installed-dev  ## build the documentation; a warning is an error
-	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -b html docs $(DOCS)
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs $(DOCS)
 	@echo "docs: $(DOCS)/index.html"
 
 leaderboard: $(VENV)/.installed  ## build this repository's leaderboard anew, from the records in results/leaderboard
 	@$(BIN)/mtlbench leaderboard build results/leaderboard -o docs/_extra/leaderboard
 
-bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 25 minutes; write the tables that docs show
+bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 40 minutes; write the tables that docs show
 	$(BIN)/python benchmarks/peers/get.py
 	$(BENCH) --tables write
 	$(BENCH) --quick --tables refer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,12 @@ from mtlbench.config import RunConfig
 from mtlbench.registry import Registry
 
 TINY = Path(__file__).parent / "plugins" / "tiny.py"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give every pytest worker one thread: they share the cores, and more would wait for each other."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # MKL and OpenBLAS look at it, too
 
 
 @pytest.fixture(scope="session")
