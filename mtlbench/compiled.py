@@ -67,7 +67,7 @@ def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
 LETTERS = {torch.float32: "f", torch.float64: "d"}
 """What `array` calls the precisions for which there is machine code."""
 
-MANY = 1 << 18
+MANY = 1 << 17
 """Elements from which on threads share work: with fewer, one is done before others began."""
 
 

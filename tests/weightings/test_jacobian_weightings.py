@@ -185,7 +185,7 @@ def test_moco_shares_the_weight_of_the_tasks_at_hand() -> None:
 
 
 LENGTHS = [0, 1, 2047, 2049, 16_384, 16_385, 60_001]
-"""Around the stretches and pieces of machine code; of five rows and more, the last is shared by threads."""
+"""Around the stretches and pieces of machine code; of three rows and more, the last is shared by threads."""
 
 
 @pytest.fixture

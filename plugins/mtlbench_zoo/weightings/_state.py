@@ -81,20 +81,21 @@ class GradientState(Weighting):
         super().__init__(tasks)
         self.register_buffer("running", torch.empty(len(tasks), 0))
 
-    def grow(self, jacobian: Tensor) -> None:
-        """Make ``running`` fit the rows of ``jacobian``, zeros at first. Raises where they changed length."""
-        count, width = self.running.shape
-        if not width:
-            self.running = jacobian.new_zeros(count, jacobian.shape[1])
-        elif width != jacobian.shape[1]:
+    def rows(self, jacobian: Tensor) -> Tensor:
+        """Return ``running`` of the active tasks, whose gradients are given; zeros at first.
+
+        It is ``running`` itself where all tasks are active; else `keep` must follow. Raises where gradients
+        changed length.
+        """
+        running, width = self.running, jacobian.shape[1]
+        if not running.shape[1]:
+            self.running = running = jacobian.new_zeros(len(running), width)
+        elif running.shape[1] != width:
             raise MtlbenchError(
                 f"{type(self).__name__} follows each task's gradient from step to step, but its length"
-                f" changed from {width} to {jacobian.shape[1]}: use --grad parameters, where it is constant"
+                f" changed from {running.shape[1]} to {width}: use --grad parameters, where it is constant"
             )
-
-    def rows(self) -> Tensor:
-        """Return ``running`` of the active tasks, as it is where all are; else `keep` must follow."""
-        return self.running if len(self.active) == len(self.running) else self.running[self.active]
+        return running if len(jacobian) == len(running) else running[self.active]
 
     def keep(self, rows: Tensor) -> None:
         """Let ``running`` of the active tasks be ``rows``."""
@@ -109,8 +110,7 @@ class GradientState(Weighting):
         Return these rows ``[T, P]`` and, float64 ``[2, T]``, the diagonal of  M = Y Yᵀ  and, where weights
         are given, M times these; summed in the rows' precision, see `squared_without_loss`.
         """
-        self.grow(jacobian)
-        rows = self.rows()
+        rows = self.rows(jacobian)
         gradients = jacobian.detach().to(rows)
         if _dense(rows) and _dense(gradients) and gradients.shape == rows.shape:
             count, length = rows.shape

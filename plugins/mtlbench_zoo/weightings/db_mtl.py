@@ -47,7 +47,8 @@ class DBMTL(GradientState):
 
     def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Return the update ``[P]`` for the Jacobian ``[T, P]`` and the losses ``[T]``."""
-        kept = self.beta / int(self.steps.add_(1)) ** self.beta_sigma
+        step = int(self.steps.add_(1)) if self.beta_sigma else 1
+        kept = self.beta / step**self.beta_sigma
         sizes = [abs(loss) for loss in losses.tolist()]
         smallest = 1e-8 * max(sizes)
         sizes = [max(size, smallest) if smallest > 0 else 1.0 for size in sizes]

@@ -50,8 +50,7 @@ class ExcessMTL(GradientState):
 
     def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Return the update ``[P]`` for the Jacobian ``[T, P]``."""
-        self.grow(jacobian)
-        rows = self.rows()
+        rows = self.rows(jacobian)
         excess = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         for totals, gradients in columns(rows, jacobian.to(rows)):
             # hypot squares nothing, so that gradients of 1e20 and 1e-20 fit into float32
