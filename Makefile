@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint types imports tests docs leaderboard bench bench-check clean
+.PHONY: help run test lint types imports tests bounds docs leaderboard bench bench-check clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -45,6 +45,10 @@ imports: $(VENV)/.installed-dev  ## import-linter: the core knows no plugin, lay
 tests: $(VENV)/.installed-dev  ## pytest on JOBS workers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
+bounds: $(VENV)/.installed-dev  ## pytest of what is compiled, with every index checked; 2 minutes
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+		tests/test_compiled_code.py tests/gradients tests/solvers tests/weightings
+
 docs: $(VENV)/.installed-dev  ## build the documentation; a warning is an error
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs $(DOCS)
 	@echo "docs: $(DOCS)/index.html"
@@ -64,7 +68,7 @@ bench-check: $(VENV)/.installed-dev  ## a short form of bench; fails where a rat
 
 clean:  ## remove the environment and everything that was built; results and prepared data stay
 	rm -rf $(VENV) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.import_linter_cache .benchmarks
+		.import_linter_cache .benchmarks mtlbench/__pycache__/compiled-*
 
 # A stamp is newer than what it was made from, so a second call starts at once. The environment with the
 # test tools holds all that a run needs; `make run` after `make test` installs nothing.

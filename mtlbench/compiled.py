@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -130,10 +130,11 @@ def count_up(context: Any, address: Any) -> Any:
 
 def _keep(made: Any, function: Callable[..., Any]) -> None:
     """Let what is made of a function be kept, where that is possible."""
-    if place := _place():
+    if place := _place(Path(function.__code__.co_filename).parent):
         usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, place
         try:
-            made._cache = _Kept(function)
+            with suppress(RuntimeError):  # what was typed in has no file
+                made._cache = _Kept(function)
         finally:
             numba.config.CACHE_DIR = usual
 
@@ -153,21 +154,28 @@ os.register_at_fork(after_in_child=_TEAMS.clear)  # their threads are not there,
 
 
 @cache
-def _place() -> str:
-    """Return the directory of machine code that was made from these sources; "" where none can be written.
+def _place(room: Path) -> str:
+    """Return the directory of machine code that was made in ``room``; "" where none can be written.
 
-    numba looks at the file of a function alone, and not at those of the functions that it calls.
+    numba looks at the file of a function alone, and not at those of the functions that it calls: those may
+    be in the same room, or in the rooms of mtlbench that are read here.
     """
     package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for room in ("gradients", "solvers"):
-        for file in sorted((package / room).glob("*.py")):
-            digest.update(file.read_bytes())
+    called = [Path(__file__), *(package / "gradients").glob("*.py"), *(package / "solvers").glob("*.py")]
+    name = f"compiled-{_digest(called)}"
     chosen = [Path(os.environ["NUMBA_CACHE_DIR"])] if os.environ.get("NUMBA_CACHE_DIR") else []
     for folder in (*chosen, package / "__pycache__", platformdirs.user_cache_path("mtlbench")):
-        place = folder / f"compiled-{digest.hexdigest()[:16]}"
+        place = folder / name / _digest(room.glob("*.py"))
         with suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
             if os.access(place, os.W_OK):
                 return str(place)
     return ""
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        with suppress(OSError):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -49,6 +49,24 @@ def test_code_is_kept_for_the_next_process_and_made_anew_where_it_is_damaged(tmp
     assert _run(program, **place)[:2] == (7.0, 0)
 
 
+def test_code_is_made_anew_where_a_function_changes_that_it_calls(tmp_path: Path) -> None:
+    program, helper = tmp_path / "program.py", tmp_path / "helper.py"
+    program.write_text("from helper import factor" + PROGRAM.replace("2 * x", "factor() * x"))
+    place = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    for factor in (2, 5):
+        helper.write_text(
+            f"from mtlbench.compiled import compiled\n@compiled()\ndef factor():\n    return {factor}\n"
+        )
+        assert _run(program, **place)[:2] == (factor * 3.5, 0)
+        assert _run(program, **place)[:2] == (factor * 3.5, 1)
+
+
+def test_what_was_typed_in_is_compiled_and_not_kept() -> None:
+    program = PROGRAM.split("print")[0] + "print(doubled(3.5))"
+    done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=True)
+    assert done.stdout == "7.0\n"
+
+
 def test_a_disk_that_takes_no_more_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @compiled()
     def tripled(x: float) -> float:
