@@ -49,7 +49,8 @@ def compiled(*, reorder: bool = False) -> Callable[[Function], Function]:
     The function is of the part of Python and NumPy that numba knows: loops, scalars, arrays, tuples; it
     cannot raise what a user is to read, so it returns a status and its caller raises. It does not hold
     the interpreter's lock. Division by 0 gives infinity or NaN, as in NumPy. The code is kept for the next
-    process, as long as no source of mtlbench changes and the processor is of the same kind.
+    process, as long as no source beside it or in mtlbench's rooms of compiled code changes, and the processor
+    is of the same kind.
 
     reorder: whether sums may be taken in the order that is fastest, on one kind of processor always the same;
     else arithmetic is as it is written.
