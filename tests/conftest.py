@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give every pytest worker one thread: they share the cores, and more would wait for each other."""
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # MKL and OpenBLAS look at it, too
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """What sets the number of torch's threads, until the test is over."""
+    usual = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(usual)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,14 @@ _TAKE_NUMBERS = Shared(_take_numbers)
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("team", [True, False])
-def test_threads_that_count_share_the_work(threads: int, team: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_count_share_the_work(
+    threads: int, team: bool, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if team and not module._TEAMS:
         pytest.skip("this torch has no threads that others can use")
     monkeypatch.setattr(module, "_TEAMS", module._TEAMS if team else [])
-    order, usual = array("q", [0, 10_000, *[0] * 10_000]), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        _TAKE_NUMBERS(torch.int64, order, module.MANY)
-    finally:
-        torch.set_num_threads(usual)
+    order = array("q", [0, 10_000, *[0] * 10_000])
+    set_threads(threads)
+    _TAKE_NUMBERS(torch.int64, order, module.MANY)
     assert order[0] == 10_000 + (threads if team else 1)  # each thread counts once in vain
     assert (np.array(order[2:]) == 1 + np.arange(10_000)).all()

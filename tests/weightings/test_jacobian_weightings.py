@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import cvxpy
 import numpy as np
@@ -189,11 +189,8 @@ LENGTHS = [0, 1, 2047, 2049, 16_384, 16_385, 60_001]
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(usual)
+def two_threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
 
 
 @pytest.mark.usefixtures("two_threads")
