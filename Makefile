@@ -56,7 +56,7 @@ docs: $(VENV)/.installed-dev  ## build the documentation; a warning is an error
 leaderboard: $(VENV)/.installed  ## build this repository's leaderboard anew, from the records in results/leaderboard
 	@$(BIN)/mtlbench leaderboard build results/leaderboard -o docs/_extra/leaderboard
 
-bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 40 minutes; write the tables that docs show
+bench: $(VENV)/.installed-dev  ## time mtlbench beside its peers, 35 minutes; write the tables that docs show
 	$(BIN)/python benchmarks/peers/get.py
 	$(BENCH) --tables write
 	$(BENCH) --quick --tables refer
