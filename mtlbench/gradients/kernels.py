@@ -59,7 +59,7 @@ class Rows:
         self.dtype: torch.dtype | None = None
         self._parts: list[Sequence[Tensor | None]] = []  # so that their memory is not given to others
         self._lengths, self._orders, self._places = array("q"), array("q"), array("q")
-        self._stretches = 0
+        self._stretches = self._elements = 0
         # The last task is there several times if need be, so that tiles cover all.
         self._more = -tasks % self.width
 
@@ -89,6 +89,7 @@ class Rows:
         if self._more:
             self._places.extend(places[-1:] * self._more)
         self._stretches += -(-length // STRETCH)
+        self._elements += len(places) * length
         return True
 
     def fits(self, others: Rows) -> bool:
@@ -112,12 +113,12 @@ class Rows:
         if not self._stretches:
             return torch.zeros(self.tasks, columns.tasks, dtype=torch.float64)
         form = _EVERY if others else _DIAGONAL if diagonal else _UPPER
-        high, wide = self.tasks + self._more, columns.tasks + columns._more
-        parts = array("d", [0.0]) * (self._stretches * high * wide)
-        answer = torch.empty(self.tasks, columns.tasks, dtype=torch.float64)
-        sums = parts.buffer_info()[0], answer.data_ptr()
+        wide = columns.tasks + columns._more
+        parts = array("d", bytes(8 * self._stretches * (self.tasks + self._more) * wide))
+        answer = torch.from_numpy(np.empty((self.tasks, columns.tasks)))
         places, _ = columns._places.buffer_info()
-        self._run(_MULTIPLY, places, wide, columns.tasks, form, self.width, *sums)
+        sums, _ = parts.buffer_info()
+        self._run(_MULTIPLY, places, wide, columns.tasks, form, self.width, sums, answer.data_ptr())
         return answer
 
     def combine(self, weights: Sequence[float]) -> None:
@@ -131,7 +132,7 @@ class Rows:
         places, _ = self._places.buffer_info()
         own = lengths, count, places, self.tasks + self._more, self.tasks
         order = array("q", (0, 0, 0, self._stretches, *own, *more))
-        code(cast("torch.dtype", self.dtype), order, self.tasks * sum(self._lengths))
+        code(cast("torch.dtype", self.dtype), order, self._elements)
 
 
 def width_for(tasks: int) -> int:

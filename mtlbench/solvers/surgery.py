@@ -15,7 +15,6 @@ from mtlbench.compiled import compiled
 from mtlbench.solvers.gram import cosines_and_lengths, failure, least_square
 
 Array = NDArray[np.float64]
-Order = NDArray[np.int64]
 
 STEEPEST = 1 - 1e-6
 """No target cosine of `vaccinate` counts as more: reaching 1 takes an infinite multiple of the partner."""
@@ -24,38 +23,37 @@ _VANISHED = 1e-6
 """A sum of vectors that is shorter than this share of the sum of its parts' lengths has no direction."""
 
 
-def project_conflicts(gram: Array, order: Order) -> Array:
+def project_conflicts(gram: Array, draws: Array) -> Array:
     """Return the weights ``[T]`` of the sum of all gradients after PCGrad's projections.
 
-    gram: ``G = J Jᵀ`` ``[T, T]``. order: ``[T, T - 1]``, whose row i lists the partners of task i in the
-    order in which it meets them.
+    gram: ``G = J Jᵀ`` ``[T, T]``. draws: ``[T, T]``; task i meets the others j by rising ``draws[i, j]``.
 
     Raises `SolverError` where G is not finite or has a negative diagonal.
     """
-    weights, solved = _project_conflicts(gram, order)
+    weights, solved = _project_conflicts(gram, draws)
     if not solved:
         raise failure("pcgrad", gram, inf, 0)
     return weights
 
 
-def vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[Array, Array]:
-    """Return the weights ``[T]`` of the sum of all gradients after GradVac, and the new targets ``[T, T]``.
+def vaccinate(gram: Array, draws: Array, targets: Array, beta: float) -> Array:
+    """Return the weights ``[T]`` of the sum of all gradients after GradVac; ``targets`` move in their place.
 
-    gram, order: as for `project_conflicts`. targets: the cosines that task i (row) should have with its
-    partner j (column); where a cosine is below, a multiple of g_j is added that brings it there. beta: how
-    far targets move towards the cosine that was found. A gradient of length 0, or one that its partners
-    have cancelled, has no cosine: it is left as it is, and so is its target.
+    gram, draws: as for `project_conflicts`. targets: ``[T, T]``, the cosines that task i (row) should have
+    with its partner j (column); where a cosine is below, a multiple of g_j is added that brings it there.
+    beta: how far targets move towards the cosine that was found. A gradient of length 0, or one that its
+    partners have cancelled, has no cosine: it is left as it is, and so is its target.
 
-    Raises `SolverError` where G is not finite or has a negative diagonal.
+    Raises `SolverError` where G is not finite or has a negative diagonal; targets are then as they were.
     """
-    weights, moved, solved = _vaccinate(gram, order, targets, float(beta))
+    weights, solved = _vaccinate(gram, draws, targets, float(beta))
     if not solved:
         raise failure("gradvac", gram, inf, 0)
-    return weights, moved
+    return weights
 
 
 @compiled()
-def others_in_order(values: Array) -> Order:
+def others_in_order(values: Array) -> NDArray[np.int64]:
     """Return ``[T, T - 1]``: in row i all others than i, by rising ``values`` ``[T, T]`` of that row."""
     count = len(values)
     order = np.empty((count, count - 1), dtype=np.int64)
@@ -73,12 +71,12 @@ def others_in_order(values: Array) -> Order:
 
 
 @compiled()
-def _project_conflicts(gram: Array, order: Order) -> tuple[Array, bool]:
+def _project_conflicts(gram: Array, draws: Array) -> tuple[Array, bool]:
     count, shortest = len(gram), least_square(gram)
     if not shortest >= 0:
         return np.ones(count), False
     cosines, lengths = cosines_and_lengths(gram, shortest)
-    added, products = np.zeros(count), np.empty(count)
+    order, added, products = others_in_order(draws), np.zeros(count), np.empty(count)
     for i in range(count):
         products[:] = cosines[i]
         for j in order[i]:
@@ -91,12 +89,12 @@ def _project_conflicts(gram: Array, order: Order) -> tuple[Array, bool]:
 
 
 @compiled()
-def _vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[Array, Array, bool]:
-    count, shortest, moved = len(gram), least_square(gram), targets.copy()
+def _vaccinate(gram: Array, draws: Array, targets: Array, beta: float) -> tuple[Array, bool]:
+    count, shortest = len(gram), least_square(gram)
     if not shortest >= 0:
-        return np.ones(count), moved, False
+        return np.ones(count), False
     cosines, lengths = cosines_and_lengths(gram, shortest)
-    added, products = np.zeros(count), np.empty(count)
+    order, added, products = others_in_order(draws), np.zeros(count), np.empty(count)
     for i in range(count):
         if gram[i, i] == 0:
             continue
@@ -106,8 +104,8 @@ def _vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[
             if gram[j, j] == 0:
                 continue
             found = min(max(products[j] / length, -1.0), 1.0)
-            target = moved[i, j]
-            moved[i, j] += beta * (found - target)
+            target = targets[i, j]
+            targets[i, j] += beta * (found - target)
             wanted = min(target, STEEPEST)
             if found < wanted:
                 # The partner's direction leaves what is at right angles to it: length times sine is kept.
@@ -120,4 +118,4 @@ def _vaccinate(gram: Array, order: Order, targets: Array, beta: float) -> tuple[
                     break  # cancelled: without a direction it has a cosine with nobody
                 for k in range(count):
                     products[k] += step * cosines[j, k]
-    return 1 + added / lengths, moved, True
+    return 1 + added / lengths, True

@@ -14,10 +14,10 @@ from torchjd import aggregation
 
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers import SolverError
-from mtlbench.solvers.surgery import STEEPEST, project_conflicts, vaccinate
+from mtlbench.solvers.surgery import STEEPEST, others_in_order, project_conflicts, vaccinate
 from mtlbench.testing import check_weighting, matrix_zoo, tiny_tasks
 from mtlbench_zoo.weightings.gradvac import GradVac
-from mtlbench_zoo.weightings.pcgrad import PCGrad, partner_order
+from mtlbench_zoo.weightings.pcgrad import PCGrad, partner_draws
 from mtlbench_zoo.weightings.upgrad import UPGrad
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -40,8 +40,12 @@ def conflicting(seed: int, count: int, width: int = 30) -> np.ndarray:
     return rows * np.exp(draw.normal(size=(count, 1)))
 
 
+def draws(seed: int, count: int) -> np.ndarray:
+    return partner_draws(count, torch.Generator().manual_seed(seed))
+
+
 def orders(seed: int, count: int) -> np.ndarray:
-    return partner_order(count, torch.Generator().manual_seed(seed))
+    return others_in_order(draws(seed, count))
 
 
 def pcgrad_on_vectors(jacobian: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -82,7 +86,7 @@ def test_every_partner_comes_once_and_never_the_task_itself() -> None:
 
 def test_every_order_is_as_likely() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = [tuple(partner_order(4, generator)[0]) for _ in range(3000)]
+    found = [tuple(others_in_order(partner_draws(4, generator))[0]) for _ in range(3000)]
     counts = [found.count(order) for order in itertools.permutations((1, 2, 3))]
     assert sum(counts) == 3000
     assert min(counts) > 420  # 500 expected, standard deviation 20
@@ -91,9 +95,9 @@ def test_every_order_is_as_likely() -> None:
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, COUNTS)
 def test_projections_on_coefficients_are_those_on_vectors(seed: int, count: int) -> None:
-    jacobian, order = conflicting(seed, count), orders(seed, count)
-    expected = pcgrad_on_vectors(jacobian, order)
-    found = project_conflicts(jacobian @ jacobian.T, order) @ jacobian
+    jacobian = conflicting(seed, count)
+    expected = pcgrad_on_vectors(jacobian, orders(seed, count))
+    found = project_conflicts(jacobian @ jacobian.T, draws(seed, count)) @ jacobian
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * np.linalg.norm(jacobian))
 
 
@@ -103,9 +107,9 @@ def test_the_vaccine_on_coefficients_is_that_on_vectors(seed: int, count: int, b
     targets = np.zeros((count, count))
     followed = targets.copy()
     for step in range(4):
-        jacobian, order = conflicting(seed + step, count), orders(seed + step, count)
-        expected = gradvac_on_vectors(jacobian, order, followed, beta)
-        weights, targets = vaccinate(jacobian @ jacobian.T, order, targets, beta)
+        jacobian = conflicting(seed + step, count)
+        expected = gradvac_on_vectors(jacobian, orders(seed + step, count), followed, beta)
+        weights = vaccinate(jacobian @ jacobian.T, draws(seed + step, count), targets, beta)
         size = np.abs(weights) @ np.linalg.norm(jacobian, axis=1)
         assert weights @ jacobian == pytest.approx(expected, rel=1e-6, abs=1e-6 * size)
         assert targets == pytest.approx(followed, abs=1e-6)
@@ -117,7 +121,7 @@ def test_pcgrad_answers_with_the_order_that_it_draws() -> None:
     weighting.generator.manual_seed(5)
     gram = torch.from_numpy(jacobian @ jacobian.T)
     generator = torch.Generator().manual_seed(5)
-    for order in [partner_order(6, generator) for _ in range(3)]:
+    for order in [others_in_order(partner_draws(6, generator)) for _ in range(3)]:
         found = weighting(gram, torch.ones(6)).numpy() @ jacobian
         assert found == pytest.approx(pcgrad_on_vectors(jacobian, order), rel=1e-9)
 
@@ -128,7 +132,7 @@ def test_pcgrad_is_torchjds_in_the_same_order(count: int, monkeypatch: pytest.Mo
     drawn = iter([torch.tensor([*row, task]) for task, row in enumerate(order)])
     monkeypatch.setattr(torch, "randperm", lambda size: next(drawn))
     expected = aggregation.PCGrad()(torch.from_numpy(jacobian))
-    found = project_conflicts(jacobian @ jacobian.T, order) @ jacobian
+    found = project_conflicts(jacobian @ jacobian.T, draws(count, count)) @ jacobian
     assert found == pytest.approx(expected.numpy(), rel=1e-9)
 
 
@@ -141,14 +145,14 @@ def test_gradvac_is_torchjds_in_the_same_order(count: int, monkeypatch: pytest.M
         drawn = iter([torch.from_numpy(row - (row > task)) for task, row in enumerate(order)])
         monkeypatch.setattr(torch, "randperm", lambda size, drawn=drawn: next(drawn))
         expected = theirs(torch.from_numpy(jacobian)).numpy()
-        weights, targets = vaccinate(jacobian @ jacobian.T, order, targets, 0.3)
+        weights = vaccinate(jacobian @ jacobian.T, draws(step, count), targets, 0.3)
         assert weights @ jacobian == pytest.approx(expected, rel=1e-7)
 
 
 def test_two_tasks_are_upgrads() -> None:
     for seed in range(20):
         jacobian = conflicting(seed, 2)
-        found = project_conflicts(jacobian @ jacobian.T, orders(0, 2)) @ jacobian
+        found = project_conflicts(jacobian @ jacobian.T, draws(0, 2)) @ jacobian
         gram = torch.from_numpy(jacobian @ jacobian.T)
         expected = 2 * UPGrad()(gram, torch.ones(2)).numpy() @ jacobian
         assert found == pytest.approx(expected, rel=1e-9)
@@ -156,30 +160,31 @@ def test_two_tasks_are_upgrads() -> None:
 
 def test_without_conflict_it_is_the_sum() -> None:
     jacobian = np.abs(conflicting(0, 5))
-    assert project_conflicts(jacobian @ jacobian.T, orders(0, 5)) == pytest.approx(np.ones(5))
-    assert project_conflicts(np.diag([1.0, 4.0, 0.0]), orders(0, 3)).tolist() == [1, 1, 1]
+    assert project_conflicts(jacobian @ jacobian.T, draws(0, 5)) == pytest.approx(np.ones(5))
+    assert project_conflicts(np.diag([1.0, 4.0, 0.0]), draws(0, 3)).tolist() == [1, 1, 1]
 
 
 def test_opposite_gradients_cancel() -> None:
     jacobian = np.array([[2.0, 0.0], [-5.0, 0.0]])
-    gram, order = jacobian @ jacobian.T, orders(0, 2)
-    assert project_conflicts(gram, order) @ jacobian == pytest.approx([0, 0], abs=1e-12)
-    weights, targets = vaccinate(gram, order, np.zeros((2, 2)), 0.1)
+    gram, targets = jacobian @ jacobian.T, np.zeros((2, 2))
+    assert project_conflicts(gram, draws(0, 2)) @ jacobian == pytest.approx([0, 0], abs=1e-12)
+    weights = vaccinate(gram, draws(0, 2), targets, 0.1)
     assert weights @ jacobian == pytest.approx([0, 0], abs=1e-12)
     assert targets.tolist() == [[0, -0.1], [-0.1, 0]]
 
 
 def test_at_first_the_vaccine_is_pcgrad_for_two_tasks() -> None:
     jacobian = conflicting(3, 2)
-    gram, order = jacobian @ jacobian.T, orders(0, 2)
-    weights, _ = vaccinate(gram, order, np.zeros((2, 2)), 0.01)
-    assert weights == pytest.approx(project_conflicts(gram, order))
+    gram = jacobian @ jacobian.T
+    weights = vaccinate(gram, draws(0, 2), np.zeros((2, 2)), 0.01)
+    assert weights == pytest.approx(project_conflicts(gram, draws(0, 2)))
 
 
 def test_the_vaccine_reaches_its_target_cosine() -> None:
     jacobian = np.array([[1.0, 0.0], [-0.5, 0.8]])
     for target in (-0.3, 0.0, 0.5, 0.99):
-        weights, _ = vaccinate(jacobian @ jacobian.T, orders(0, 2), np.array([[0, target], [-1, 0]]), 0.0)
+        targets = np.array([[0, target], [-1, 0]])
+        weights = vaccinate(jacobian @ jacobian.T, draws(0, 2), targets, 0.0)
         own = weights @ jacobian - jacobian[1]
         cosine = own @ jacobian[1] / np.linalg.norm(own) / np.linalg.norm(jacobian[1])
         assert cosine == pytest.approx(target)
@@ -203,16 +208,22 @@ def test_a_zero_gradient_changes_neither_gradients_nor_targets() -> None:
     jacobian = conflicting(1, 4)
     jacobian[2] = 0
     kept = [0, 1, 3]
-    order = orders(0, 4)
-    without = np.array([[p for p in order[i] if p != 2] for i in kept])
-    weights, targets = vaccinate(jacobian @ jacobian.T, order, np.zeros((4, 4)), 0.5)
+    targets, others = np.zeros((4, 4)), np.zeros((3, 3))
+    weights = vaccinate(jacobian @ jacobian.T, draws(0, 4), targets, 0.5)
     rest = jacobian[kept]
-    expected, others = vaccinate(rest @ rest.T, np.where(without == 3, 2, without), np.zeros((3, 3)), 0.5)
+    expected = vaccinate(rest @ rest.T, draws(0, 4)[np.ix_(kept, kept)], others, 0.5)
     assert weights[2] == 1
     assert weights[kept] == pytest.approx(expected)
     assert targets[np.ix_(kept, kept)] == pytest.approx(others)
     assert not targets[2].any()
     assert not targets[:, 2].any()
+
+
+def test_targets_stay_where_nothing_can_be_solved() -> None:
+    targets = np.full((2, 2), 0.25)
+    with pytest.raises(SolverError, match="gradvac"):
+        vaccinate(np.array([[1.0, np.nan], [np.nan, 1.0]]), draws(0, 2), targets, 0.5)
+    assert (targets == 0.25).all()
 
 
 def test_targets_of_tasks_without_a_label_rest() -> None:

@@ -79,6 +79,7 @@ class GradientState(Weighting):
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__(tasks)
+        self.count = len(tasks)
         self.register_buffer("running", torch.empty(len(tasks), 0))
 
     def rows(self, jacobian: Tensor) -> Tensor:
@@ -89,17 +90,17 @@ class GradientState(Weighting):
         """
         running, width = self.running, jacobian.shape[1]
         if not running.shape[1]:
-            self.running = running = jacobian.new_zeros(len(running), width)
+            self.running = running = jacobian.new_zeros(self.count, width)
         elif running.shape[1] != width:
             raise MtlbenchError(
                 f"{type(self).__name__} follows each task's gradient from step to step, but its length"
                 f" changed from {running.shape[1]} to {width}: use --grad parameters, where it is constant"
             )
-        return running if len(jacobian) == len(running) else running[self.active]
+        return running if len(jacobian) == self.count else running[self.active]
 
     def keep(self, rows: Tensor) -> None:
         """Let ``running`` of the active tasks be ``rows``."""
-        if rows is not self.running:
+        if len(rows) != self.count:
             self.running[self.active] = rows
 
     def average(
@@ -111,18 +112,19 @@ class GradientState(Weighting):
         are given, M times these; summed in the rows' precision, see `squared_without_loss`.
         """
         rows = self.rows(jacobian)
-        gradients = jacobian.detach().to(rows)
-        if _dense(rows) and _dense(gradients) and gradients.shape == rows.shape:
+        if _dense(rows) and _dense(jacobian) and jacobian.dtype is rows.dtype:
             count, length = rows.shape
             numbers = array(LETTERS[rows.dtype], (kept, *shares, *weights))
             pieces = -(-length // _PIECE)
-            sums, parts = np.zeros((2, count)), array("d", [0.0]) * (pieces * 2 * count)
-            places = numbers.buffer_info()[0], parts.buffer_info()[0], sums.ctypes.data
-            own = rows.data_ptr(), gradients.data_ptr()
+            parts = array("d", bytes(16 * count * (1 + pieces)))  # the whole, and the pieces
+            whole, _ = parts.buffer_info()
+            places = numbers.buffer_info()[0], whole + 16 * count, whole
+            own = rows.data_ptr(), jacobian.data_ptr()
             order = array("q", (0, 0, 0, pieces, count, length, len(numbers), *own, *places))
-            _FOLLOW(rows.dtype, order, rows.numel())
+            _FOLLOW(rows.dtype, order, count * length)
+            sums = np.frombuffer(parts, count=2 * count).reshape(2, count)
         else:
-            sums = self._average_by_torch(rows, gradients, kept, shares, weights)
+            sums = self._average_by_torch(rows, jacobian.detach().to(rows), kept, shares, weights)
         self.keep(rows)
         return rows, sums
 
@@ -210,7 +212,7 @@ def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
     count, length = rows.shape
     total, factors = rows.new_empty(length), array(LETTERS[rows.dtype], weights)
     places = rows.data_ptr(), factors.buffer_info()[0], total.data_ptr()
-    _SUM(rows.dtype, array("q", (0, 0, -(-length // _PIECE), count, length, *places)), rows.numel())
+    _SUM(rows.dtype, array("q", (0, 0, -(-length // _PIECE), count, length, *places)), count * length)
     return total
 
 

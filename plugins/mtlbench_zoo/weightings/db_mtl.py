@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,9 +52,9 @@ class DBMTL(GradientState):
         kept = self.beta / step**self.beta_sigma
         sizes = [abs(loss) for loss in losses.tolist()]
         smallest = 1e-8 * max(sizes)
-        sizes = [max(size, smallest) if smallest > 0 else 1.0 for size in sizes]
-        self.head_weights = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
-        rows, found = self.average(jacobian, kept, [(1 - kept) / size for size in sizes])
+        logs = [1 / max(size, smallest) if smallest > 0 else 1.0 for size in sizes]
+        self.head_weights = torch.from_numpy(np.array(logs))
+        rows, found = self.average(jacobian, kept, [(1 - kept) * log for log in logs])
         squares = found[0].tolist()
         if squared_without_loss(squares):
             lengths = [math.sqrt(square) for square in squares]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mtlbench.contracts import Need, Task, Weighting
 from mtlbench.errors import MtlbenchError
-from mtlbench.solvers.surgery import Array, Order, vaccinate
-from mtlbench_zoo.weightings.pcgrad import partner_order
+from mtlbench.solvers.surgery import Array, vaccinate
+from mtlbench_zoo.weightings.pcgrad import partner_draws
 
 
 class GradVac(Weighting):
@@ -59,24 +59,24 @@ class GradVac(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
-        products = gram.numpy()
-        order = partner_order(products.shape[-1], self.generator)
-        targets = self.targets.numpy()
+        products, targets = gram.numpy(), self.targets.numpy()
+        draws = partner_draws(products.shape[-1], self.generator)
         if not len(targets):
-            self.targets = torch.zeros(products[..., 0, 0].size, *targets.shape[1:], dtype=torch.float64)
-            targets = self.targets.numpy()
+            targets = np.zeros((products[..., 0, 0].size, *targets.shape[1:]))
+            self.targets = torch.from_numpy(targets)
         if products.ndim == 2:
-            return torch.from_numpy(self._block(products, order, targets[0]))
-        each = [self._block(block, order, targets[k]) for k, block in enumerate(products)]
+            return torch.from_numpy(self._block(products, draws, targets[0]))
+        each = [self._block(block, draws, targets[k]) for k, block in enumerate(products)]
         return torch.from_numpy(np.stack(each))
 
-    def _block(self, products: Array, order: Order, targets: Array) -> Array:
+    def _block(self, products: Array, draws: Array, targets: Array) -> Array:
         """Return the weights of one block, whose ``targets`` then follow."""
         if len(products) == len(targets):
-            weights, targets[:] = vaccinate(products, order, targets, self.beta)
-        else:
-            pairs = np.ix_(active := self.active.numpy(), active)
-            weights, targets[pairs] = vaccinate(products, order, targets[pairs], self.beta)
+            return vaccinate(products, draws, targets, self.beta)
+        pairs = np.ix_(active := self.active.numpy(), active)
+        own = targets[pairs]
+        weights = vaccinate(products, draws, own, self.beta)
+        targets[pairs] = own
         return weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mtlbench.contracts import Need, Weighting
-from mtlbench.solvers.surgery import Order, others_in_order, project_conflicts
+from mtlbench.solvers.surgery import Array, project_conflicts
 
-_ONLY_ORDER = np.array([[1], [0]])
+_NO_CHOICE = np.zeros((2, 2))
 
 
 class PCGrad(Weighting):
@@ -38,13 +38,12 @@ class PCGrad(Weighting):
 
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64)."""
-        order = partner_order(len(gram), self.generator)
-        return torch.from_numpy(project_conflicts(gram.numpy(), order))
+        products = gram.numpy()
+        return torch.from_numpy(project_conflicts(products, partner_draws(len(products), self.generator)))
 
 
-def partner_order(count: int, generator: torch.Generator) -> Order:
-    """Return ``[count, count - 1]``: in row i all others than i, in a random order of their own."""
+def partner_draws(count: int, generator: torch.Generator) -> Array:
+    """Return random numbers ``[count, count]`` by whose order in row i task i meets the others."""
     if count == 2:
-        return _ONLY_ORDER
-    draws = torch.rand(count, count, dtype=torch.float64, generator=generator)
-    return others_in_order(draws.numpy())
+        return _NO_CHOICE
+    return torch.rand(count, count, dtype=torch.float64, generator=generator).numpy()
