@@ -10,7 +10,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from mtlbench.compiled import Shared, compiled, count_up, pointer
+from mtlbench.compiled import HEAD, Shared, arrive, compiled, pointer, take
 
 _PIECE = 1 << 14
 """Elements that a thread reads at a time."""
@@ -18,19 +18,21 @@ _PIECE = 1 << 14
 _BLOCK = 1 << 9
 """Elements of the first gradient that stay in the innermost cache until all others are added."""
 
+_ZEROS = array("q", [0] * HEAD)
+
 
 class Pass:
     """Reads gradients ``[T, P]`` and others ``[S, P]`` once, the gradients again, and writes over the first.
 
-    Nothing is asked but to read and to add, by one thread or by all as in our own code, row after row at
-    first; nothing was faster on two cores. All is float32.
+    Nothing is asked but to read and to add, by one thread or by all, which share the work as in our own code,
+    row after row at first; nothing was faster on two cores. All is float32.
     """
 
     def __init__(self, gradients: Tensor, others: Tensor) -> None:
         self.read = [matrix for matrix in (gradients, others) if len(matrix)]
         self.sums = [torch.empty(1 + (matrix.numel() - 1) // _PIECE) for matrix in self.read]
         self.orders = [
-            array("q", [0, 0, *matrix.shape, matrix.data_ptr(), sums.data_ptr()])
+            array("q", [*_ZEROS, *matrix.shape, matrix.data_ptr(), sums.data_ptr()])
             for matrix, sums in zip(self.read, self.sums, strict=True)
         ]
 
@@ -41,30 +43,34 @@ class Pass:
         self._run(_ADD, self.orders[0])
 
     def _run(self, code: Shared, order: array[int]) -> None:
-        order[1] = 0
-        code(torch.float32, order, order[2] * order[3])
+        order[:HEAD] = _ZEROS
+        code(torch.float32, order, order[HEAD] * order[HEAD + 1])
 
 
 def _read(order: Any) -> None:
-    told = carray(pointer(carray(order, 1).ctypes.data), 6, np.int64)
-    size = told[2] * told[3]
-    numbers = carray(pointer(told[4]), size, np.float32)
-    sums = carray(pointer(told[5]), 1 + (size - 1) // _PIECE, np.float32)
+    head = carray(order, 1).ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 4, np.int64)
+    size = told[0] * told[1]
+    numbers, pieces = carray(pointer(told[2]), size, np.float32), 1 + (size - 1) // _PIECE
+    sums, side = carray(pointer(told[3]), pieces, np.float32), arrive(head)
     while True:
-        number = count_up(told[1:].ctypes.data)
-        if number * _PIECE >= size:
+        piece = take(head, side, pieces, False)
+        if piece == pieces:
             break
-        sums[number] = _sum(numbers[number * _PIECE : min((number + 1) * _PIECE, size)])
+        sums[piece] = _sum(numbers[piece * _PIECE : min((piece + 1) * _PIECE, size)])
 
 
 def _add(order: Any) -> None:
-    told = carray(pointer(carray(order, 1).ctypes.data), 6, np.int64)
-    rows, size = told[2], told[3]
-    numbers = carray(pointer(told[4]), (rows, size), np.float32)
+    head = carray(order, 1).ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 4, np.int64)
+    rows, size = told[0], told[1]
+    numbers, pieces = carray(pointer(told[2]), (rows, size), np.float32), 1 + (size - 1) // _PIECE
+    side = arrive(head)
     while True:
-        start = count_up(told[1:].ctypes.data) * _PIECE
-        if start >= size:
+        piece = take(head, side, pieces, True)
+        if piece == pieces:
             break
+        start = piece * _PIECE
         for begin in range(start, min(start + _PIECE, size), _BLOCK):
             end = min(begin + _BLOCK, size)
             first = numbers[0, begin:end]

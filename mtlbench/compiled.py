@@ -72,12 +72,17 @@ MANY = 1 << 17
 """Elements from which on threads share work: with fewer, one is done before others began."""
 
 
+HEAD = 5
+"""Zeros that an order (see `Shared`) begins with, for threads that share pieces of work to count with."""
+
+
 class Shared:
     """A function ``f(order)`` as machine code that several threads run at once, each the whole of it.
 
-    order: points at what it is to do, and to write; as in C, nothing is checked. The threads are those of
-    torch's own operations, of which they have often just done one: then they are awake, and they do not
-    compete with each other for cores. In a forked process there are none.
+    order: points at what it is to do, and to write; as in C, nothing is checked. Work that comes in pieces is
+    shared by `arrive`, `take` and `last`. The threads are those of torch's own operations, of which they have
+    often just done one: then they are awake, and they do not compete with each other for cores. In a forked
+    process there are none.
     """
 
     def __init__(self, function: Callable[[Any], None]) -> None:
@@ -180,3 +185,35 @@ def _digest(files: Iterable[Path]) -> str:
         with suppress(OSError):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@compiled()
+def arrive(order: int) -> int:
+    """Return which side of the work is this thread's: 0 for the first that comes, 1 for the next, and so on.
+
+    order: the address of the order.
+    """
+    return int(count_up(order + 8)) % 2
+
+
+@compiled()
+def take(order: int, side: int, pieces: int, outwards: bool) -> int:
+    """Return the number of a piece that no thread has taken, or ``pieces`` where there is none left.
+
+    Side 0 is the first half, side 1 the other; who is done with his own takes from the other. So in one pass
+    after the other a thread reads what it has read before, which may still be in its core's cache: all the
+    more of it where one pass goes inwards, from both ends to the middle, and the next ``outwards``.
+    """
+    for front in (side == 0, side != 0):
+        size = pieces // 2 if front else pieces - pieces // 2
+        number = int(count_up(order + (16 if front else 24)))
+        if number < size:
+            place = size - 1 - number if outwards else number
+            return place if front else pieces - 1 - place
+    return pieces
+
+
+@compiled()
+def last(order: int, pieces: int) -> bool:
+    """Count a piece as done, and say whether it was the last of them; see `count_up`."""
+    return bool(count_up(order + 32) == pieces - 1)

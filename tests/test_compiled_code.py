@@ -15,7 +15,7 @@ import torch
 from numba import carray
 
 from mtlbench import compiled as module
-from mtlbench.compiled import Shared, compiled, count_up, pointer
+from mtlbench.compiled import HEAD, Shared, arrive, compiled, last, pointer, take
 
 PROGRAM = """
 import json, sys
@@ -88,30 +88,67 @@ def test_division_by_zero_is_as_in_numpy() -> None:
     assert inverse(0.0) == np.inf
 
 
-def _take_numbers(order: Any) -> None:
-    """Note for each of the numbers below ``order[1]``, which threads take from ``order[0]``, how often."""
-    told = carray(order, 2)
-    times = carray(pointer(told.ctypes.data + 2 * told.itemsize), told[1], np.int64)
+def _take_pieces(order: Any) -> None:
+    """Note how often each of the pieces is taken, whose number follows the `HEAD`, and who was last."""
+    head = carray(order, 1).ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 3, np.int64)
+    pieces, outwards = told[0], told[1] == 1
+    taken = carray(pointer(head + 8 * (HEAD + 3)), pieces, np.int64)
+    side = arrive(head)
     while True:
-        number = count_up(told.ctypes.data)
-        if number >= told[1]:
+        piece = take(head, side, pieces, outwards)
+        if piece == pieces:
             break
-        times[number] += 1 + number
+        taken[piece] += 1 + piece
+        if last(head, pieces):
+            told[2] += taken.sum()
 
 
-_TAKE_NUMBERS = Shared(_take_numbers)
+_TAKE_PIECES = Shared(_take_pieces)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("team", [True, False])
-def test_threads_that_count_share_the_work(
-    threads: int, team: bool, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("outwards", [0, 1])
+@pytest.mark.parametrize("pieces", [1, 2, 3, 10_000])
+@pytest.mark.parametrize(("threads", "team"), [(1, True), (2, True), (3, True), (3, False)])
+def test_threads_share_pieces(
+    pieces: int,
+    outwards: int,
+    threads: int,
+    team: bool,
+    set_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if team and not module._TEAMS:
         pytest.skip("this torch has no threads that others can use")
     monkeypatch.setattr(module, "_TEAMS", module._TEAMS if team else [])
-    order = array("q", [0, 10_000, *[0] * 10_000])
+    order = array("q", [*[0] * HEAD, pieces, outwards, 0, *[0] * pieces])
     set_threads(threads)
-    _TAKE_NUMBERS(torch.int64, order, module.MANY)
-    assert order[0] == 10_000 + (threads if team else 1)  # each thread counts once in vain
-    assert (np.array(order[2:]) == 1 + np.arange(10_000)).all()
+    _TAKE_PIECES(torch.int64, order, module.MANY)
+    assert order[1] == (threads if team else 1)  # so many came
+    assert (np.array(order[HEAD + 3 :]) == 1 + np.arange(pieces)).all()
+    assert order[HEAD + 2] == pieces * (pieces + 1) // 2  # the last found all done, and it was one
+
+
+def _note_pieces(order: Any) -> None:
+    """Write down the pieces in the order in which one thread takes them."""
+    head = carray(order, 1).ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 3, np.int64)
+    side, pieces = arrive(head) + told[2], told[0]
+    taken = carray(pointer(head + 8 * (HEAD + 3)), pieces, np.int64)
+    for number in range(pieces):
+        taken[number] = take(head, side, pieces, told[1] == 1)
+
+
+_NOTE_PIECES = Shared(_note_pieces)
+
+
+@pytest.mark.parametrize(
+    ("side", "outwards", "expected"),
+    [(0, 0, [0, 1, 4, 3, 2]), (0, 1, [1, 0, 2, 3, 4]), (1, 0, [4, 3, 2, 0, 1]), (1, 1, [2, 3, 4, 1, 0])],
+)
+def test_a_thread_takes_its_own_half_first_there_and_back(
+    side: int, outwards: int, expected: list[int]
+) -> None:
+    order = array("q", [*[0] * HEAD, 5, outwards, side, *[0] * 5])
+    _NOTE_PIECES(torch.int64, order, 0)
+    assert order[HEAD + 3 :].tolist() == expected

@@ -18,7 +18,7 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.compiled import LETTERS, Shared, compiled, count_up, pointer
+from mtlbench.compiled import HEAD, LETTERS, Shared, arrive, compiled, last, pointer, take
 
 Array = NDArray[Any]
 Addresses = NDArray[np.int64]
@@ -34,6 +34,8 @@ _WIDEST = 5
 """Tasks that are multiplied with as many others at a time: all their products fit into a core's registers."""
 
 _EVERY, _UPPER, _DIAGONAL = 0, 1, 2
+
+_ZEROS = (0,) * HEAD
 
 
 def order_of(parts: Sequence[Tensor]) -> int | None:
@@ -131,7 +133,7 @@ class Rows:
         lengths, count = self._lengths.buffer_info()
         places, _ = self._places.buffer_info()
         own = lengths, count, places, self.tasks + self._more, self.tasks
-        order = array("q", (0, 0, 0, self._stretches, *own, *more))
+        order = array("q", (*_ZEROS, self._stretches, *own, *more))
         code(cast("torch.dtype", self.dtype), order, self._elements)
 
 
@@ -185,60 +187,63 @@ def _multiply(order: Any) -> None:
     order: a 0 of the gradients' type, from where on numbers say what to do (see `Rows`).
     """
     zero = carray(order, 1)
-    told = carray(pointer(zero.ctypes.data), 16, np.int64)
-    stretches, tasks, others, form, width = told[3], told[8], told[11], told[12], told[13]
-    rows = carray(pointer(told[6]), (told[5], told[7]), np.int64)
-    columns = carray(pointer(told[9]), (told[5], told[10]), np.int64)
-    found = carray(pointer(told[14]), (stretches, told[7], told[10]), np.float64)
-    p = before = 0
+    head = zero.ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 13, np.int64)
+    stretches, tasks, others, form, width = told[0], told[5], told[8], told[9], told[10]
+    lengths = carray(pointer(told[1]), told[2], np.int64)
+    rows = carray(pointer(told[3]), (told[2], told[4]), np.int64)
+    columns = carray(pointer(told[6]), (told[2], told[7]), np.int64)
+    found = carray(pointer(told[11]), (stretches, told[4], told[7]), np.float64)
+    side, p, before = arrive(head), 0, 0
     while True:
-        stretch, p, before, begin, end = _take(told, p, before)
-        if stretch >= stretches:
+        stretch = take(head, side, stretches, False)
+        if stretch == stretches:
             break
-        found[stretch] = 0
-        for at in range(begin, end, _BLOCK):
-            offset, size = at * zero.itemsize, min(_BLOCK, end - at)
+        p, before = _parameter(lengths, stretch, p, before)
+        begin = (stretch - before) * STRETCH
+        for at in range(begin, min(begin + STRETCH, lengths[p]), _BLOCK):
+            offset, size = at * zero.itemsize, min(_BLOCK, lengths[p] - at)
             _add_products(rows[p], columns[p], offset, size, zero, form, width, found[stretch])
-        if count_up(told[2:].ctypes.data) == stretches - 1:
-            _add_up(found, form, carray(pointer(told[15]), (tasks, others), np.float64))
+        if last(head, stretches):
+            _add_up(found, form, carray(pointer(told[12]), (tasks, others), np.float64))
 
 
 def _combine(order: Any) -> None:
     """Take stretch after stretch and write its rows' weighted sum over the first; see `_multiply`."""
     zero = carray(order, 1)
-    told = carray(pointer(zero.ctypes.data), 10, np.int64)
-    rows = carray(pointer(told[6]), (told[5], told[7]), np.int64)[:, : told[8]]  # each task once
-    weights = carray(pointer(told[9]), told[8], zero.dtype)
-    p = before = 0
+    head = zero.ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 7, np.int64)
+    stretches = told[0]
+    lengths = carray(pointer(told[1]), told[2], np.int64)
+    rows = carray(pointer(told[3]), (told[2], told[4]), np.int64)[:, : told[5]]  # each task once
+    weights = carray(pointer(told[6]), told[5], zero.dtype)
+    side, p, before = arrive(head), 0, 0
     while True:
-        stretch, p, before, begin, end = _take(told, p, before)
-        if stretch >= told[3]:
+        stretch = take(head, side, stretches, True)
+        if stretch == stretches:
             break
-        for at in range(begin, end, _BLOCK):
-            _write_sum(rows[p], at * zero.itemsize, min(_BLOCK, end - at), weights)
+        p, before = _parameter(lengths, stretch, p, before)
+        begin = (stretch - before) * STRETCH
+        for at in range(begin, min(begin + STRETCH, lengths[p]), _BLOCK):
+            _write_sum(rows[p], at * zero.itemsize, min(_BLOCK, lengths[p] - at), weights)
 
 
 _MULTIPLY, _COMBINE = Shared(_multiply), Shared(_combine)
 
 
 @compiled()
-def _take(told: Any, p: int, before: int) -> tuple[int, int, int, int, int]:
-    """Return the number of the next stretch, too large where there is none left, and what it is.
+def _parameter(lengths: Any, stretch: int, p: int, before: int) -> tuple[int, int]:
+    """Return which parameter a stretch is of, and how many stretches there are before that one's.
 
-    That is its parameter, how many stretches there are before that, and where in it the stretch begins and
-    ends. p, before: those of the stretch that this thread had.
+    lengths: of all parameters. p, before: the same of another stretch, to look from.
     """
-    stretch = count_up(told[1:].ctypes.data)
-    if stretch >= told[3]:
-        return stretch, p, before, 0, 0
-    lengths = carray(pointer(told[4]), told[5], np.int64)
-    own = -(-lengths[p] // STRETCH)
-    while stretch - before >= own:
-        before += own
+    while stretch < before:
+        p -= 1
+        before -= -(-lengths[p] // STRETCH)
+    while stretch - before >= -(-lengths[p] // STRETCH):
+        before += -(-lengths[p] // STRETCH)
         p += 1
-        own = -(-lengths[p] // STRETCH)
-    begin = (stretch - before) * STRETCH
-    return stretch, p, before, begin, min(begin + STRETCH, lengths[p])
+    return p, before
 
 
 @compiled()

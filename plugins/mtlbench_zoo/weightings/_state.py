@@ -12,7 +12,7 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtlbench.compiled import LETTERS, Shared, compiled, count_up, pointer
+from mtlbench.compiled import HEAD, LETTERS, Shared, arrive, compiled, last, pointer, take
 from mtlbench.contracts import Task, Weighting
 from mtlbench.errors import MtlbenchError
 
@@ -23,6 +23,8 @@ BLOCK = 1 << 19
 
 _PIECE = 1 << 14
 """Columns that one thread takes at a time."""
+
+_ZEROS = (0,) * HEAD
 
 _STRETCH = 1 << 11
 """Elements that a kernel sums in the rows' own precision, or uses again while they are in the cache."""
@@ -120,7 +122,7 @@ class GradientState(Weighting):
             whole, _ = parts.buffer_info()
             places = numbers.buffer_info()[0], whole + 16 * count, whole
             own = rows.data_ptr(), jacobian.data_ptr()
-            order = array("q", (0, 0, 0, pieces, count, length, len(numbers), *own, *places))
+            order = array("q", (*_ZEROS, pieces, count, length, len(numbers), *own, *places))
             _FOLLOW(rows.dtype, order, count * length)
             sums = np.frombuffer(parts, count=2 * count).reshape(2, count)
         else:
@@ -153,19 +155,21 @@ def _follow(order: Any) -> None:
     order: a 0 of the rows' type, from where on numbers say what to do.
     """
     zero = carray(order, 1)
-    told = carray(pointer(zero.ctypes.data), 12, np.int64)
-    pieces, count, length = told[3], told[4], told[5]
-    rows = carray(pointer(told[7]), (count, length), zero.dtype)
-    gradients = carray(pointer(told[8]), (count, length), zero.dtype)
-    numbers = carray(pointer(told[9]), told[6], zero.dtype)
-    parts = carray(pointer(told[10]), (pieces, 2, count), np.float64)
-    sums = carray(pointer(told[11]), (2, count), np.float64)
+    head = zero.ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 9, np.int64)
+    pieces, count, length = told[0], told[1], told[2]
+    rows = carray(pointer(told[4]), (count, length), zero.dtype)
+    gradients = carray(pointer(told[5]), (count, length), zero.dtype)
+    numbers = carray(pointer(told[6]), told[3], zero.dtype)
+    parts = carray(pointer(told[7]), (pieces, 2, count), np.float64)
+    sums = carray(pointer(told[8]), (2, count), np.float64)
+    side = arrive(head)
     while True:
-        piece = count_up(told[1:].ctypes.data)
-        if piece >= pieces:
+        piece = take(head, side, pieces, False)
+        if piece == pieces:
             break
         _average(rows, gradients, numbers, piece * _PIECE, min((piece + 1) * _PIECE, length), parts[piece])
-        if count_up(told[2:].ctypes.data) == pieces - 1:
+        if last(head, pieces):
             for each in range(pieces):
                 sums += parts[each]
 
@@ -212,24 +216,23 @@ def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
     count, length = rows.shape
     total, factors = rows.new_empty(length), array(LETTERS[rows.dtype], weights)
     places = rows.data_ptr(), factors.buffer_info()[0], total.data_ptr()
-    _SUM(rows.dtype, array("q", (0, 0, -(-length // _PIECE), count, length, *places)), count * length)
+    _SUM(rows.dtype, array("q", (*_ZEROS, -(-length // _PIECE), count, length, *places)), count * length)
     return total
 
 
 def _sum(order: Any) -> None:
-    """Take piece after piece and do what `weighted_sum` says; see `_follow`.
-
-    The last ones come first: of rows that were just written, they are still in the caches.
-    """
+    """Take piece after piece and do what `weighted_sum` says; see `_follow`."""
     zero = carray(order, 1)
-    told = carray(pointer(zero.ctypes.data), 8, np.int64)
-    pieces, count, length = told[2], told[3], told[4]
-    rows = carray(pointer(told[5]), (count, length), zero.dtype)
-    weights = carray(pointer(told[6]), count, zero.dtype)
-    total = carray(pointer(told[7]), length, zero.dtype)
+    head = zero.ctypes.data
+    told = carray(pointer(head + 8 * HEAD), 6, np.int64)
+    pieces, count, length = told[0], told[1], told[2]
+    rows = carray(pointer(told[3]), (count, length), zero.dtype)
+    weights = carray(pointer(told[4]), count, zero.dtype)
+    total = carray(pointer(told[5]), length, zero.dtype)
+    side = arrive(head)
     while True:
-        piece = pieces - 1 - count_up(told[1:].ctypes.data)
-        if piece < 0:
+        piece = take(head, side, pieces, True)
+        if piece == pieces:
             break
         stop = min((piece + 1) * _PIECE, length)
         for begin in range(piece * _PIECE, stop, _STRETCH):
