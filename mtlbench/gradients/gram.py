@@ -48,7 +48,7 @@ class Jacobian:
                 rest.append(parts)
         self._usual = not rest
         self._rest: list[tuple[tuple[int, ...], kernels.Rows, Parameters]] = []
-        for reached, parameters in _grouped(rest).items():
+        for reached, parameters in _grouped(rest).items() if rest else ():
             rows = kernels.Rows(len(reached))
             self._rest.append((reached, rows, [parts for parts in parameters if not rows.add(parts)]))
 

@@ -17,7 +17,7 @@ from mtlbench.solvers import SolverError
 from mtlbench.solvers.surgery import STEEPEST, others_in_order, project_conflicts, vaccinate
 from mtlbench.testing import check_weighting, matrix_zoo, tiny_tasks
 from mtlbench_zoo.weightings.gradvac import GradVac
-from mtlbench_zoo.weightings.pcgrad import PCGrad, partner_draws
+from mtlbench_zoo.weightings.pcgrad import PCGrad
 from mtlbench_zoo.weightings.upgrad import UPGrad
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -41,7 +41,9 @@ def conflicting(seed: int, count: int, width: int = 30) -> np.ndarray:
 
 
 def draws(seed: int, count: int) -> np.ndarray:
-    return partner_draws(count, torch.Generator().manual_seed(seed))
+    return torch.rand(
+        count, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).numpy()
 
 
 def orders(seed: int, count: int) -> np.ndarray:
@@ -85,8 +87,9 @@ def test_every_partner_comes_once_and_never_the_task_itself() -> None:
 
 
 def test_every_order_is_as_likely() -> None:
-    generator = torch.Generator().manual_seed(0)
-    found = [tuple(others_in_order(partner_draws(4, generator))[0]) for _ in range(3000)]
+    weighting = PCGrad()
+    weighting.generator.manual_seed(0)
+    found = [tuple(others_in_order(weighting.draws(4))[0]) for _ in range(3000)]
     counts = [found.count(order) for order in itertools.permutations((1, 2, 3))]
     assert sum(counts) == 3000
     assert min(counts) > 420  # 500 expected, standard deviation 20
@@ -115,15 +118,30 @@ def test_the_vaccine_on_coefficients_is_that_on_vectors(seed: int, count: int, b
         assert targets == pytest.approx(followed, abs=1e-6)
 
 
-def test_pcgrad_answers_with_the_order_that_it_draws() -> None:
-    jacobian = conflicting(0, 6)
-    weighting = PCGrad()
+@pytest.mark.parametrize("cls", [PCGrad, GradVac])
+def test_orders_are_drawn_from_the_generator_step_by_step(cls: type) -> None:
+    weighting, generator = cls(tiny_tasks(6)), torch.Generator().manual_seed(5)
     weighting.generator.manual_seed(5)
-    gram = torch.from_numpy(jacobian @ jacobian.T)
-    generator = torch.Generator().manual_seed(5)
-    for order in [others_in_order(partner_draws(6, generator)) for _ in range(3)]:
-        found = weighting(gram, torch.ones(6)).numpy() @ jacobian
-        assert found == pytest.approx(pcgrad_on_vectors(jacobian, order), rel=1e-9)
+    jacobian = conflicting(0, 6)
+    gram, targets = jacobian @ jacobian.T, np.zeros((6, 6))
+    for step in range(40):
+        drawn = torch.rand(6, 6, dtype=torch.float64, generator=generator).numpy()
+        if step % 7 == 3:  # a checkpoint, also amid what is drawn ahead
+            resumed = cls(tiny_tasks(6))
+            resumed.load_state_dict(weighting.state_dict())
+            weighting = resumed
+        found = weighting(torch.from_numpy(gram), torch.ones(6)).numpy() @ jacobian
+        if cls is PCGrad:
+            expected = pcgrad_on_vectors(jacobian, others_in_order(drawn))
+        else:
+            expected = vaccinate(gram, drawn, targets, 0.01) @ jacobian
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_another_number_of_tasks_meets_in_orders_of_its_own() -> None:
+    weighting = PCGrad()
+    for count in (3, 5, 3, 2, 1, 3):
+        assert weighting.draws(count).shape == (count, count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10])

@@ -24,6 +24,11 @@ BLOCK = 1 << 19
 _PIECE = 1 << 14
 """Columns that one thread takes at a time."""
 
+_AHEAD = 16
+"""Steps for which is drawn at once what `MeetingState.draws` gives."""
+
+_NO_CHOICE = np.zeros((2, 2))
+
 _ZEROS = (0,) * HEAD
 
 _STRETCH = 1 << 11
@@ -257,6 +262,37 @@ def _write_sum(rows: Any, weights: Any, begin: int, end: int, total: Any) -> Non
         c, d = weights[v] if v > u else zero, weights[w] if w > v else zero
         for k in range(len(found)):
             found[k] += a * one[k] + b * two[k] + c * three[k] + d * four[k]
+
+
+class MeetingState(Weighting):
+    """A weighting whose tasks meet each other in a random order, another one in every step.
+
+    What is drawn for that is drawn for some steps ahead, since to draw takes longer than to weigh. It is what
+    would have been drawn step by step, and what is left of it is state.
+    """
+
+    def __init__(self, tasks: Sequence[Task] = ()) -> None:
+        super().__init__(tasks)
+        self._drawn: list[Array] = []
+
+    def draws(self, count: int) -> Array:
+        """Return numbers ``[count, count]`` by whose order in row i task i meets the others in this step."""
+        if count == 2:
+            return _NO_CHOICE
+        if not self._drawn or len(self._drawn[-1]) != count:
+            size = _AHEAD, count, count
+            self._drawn = [*torch.rand(size, dtype=torch.float64, generator=self.generator).numpy()[::-1]]
+        return self._drawn.pop()
+
+    def get_extra_state(self) -> Any:
+        """Return the generator's state, and what was drawn and not yet used."""
+        drawn = torch.from_numpy(np.array(self._drawn)) if self._drawn else torch.empty(0)
+        return {"generator": super().get_extra_state(), "drawn": drawn}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore what `get_extra_state` gave."""
+        super().set_extra_state(state["generator"])
+        self._drawn = [*state["drawn"].numpy()]
 
 
 class SimplexState(Weighting):

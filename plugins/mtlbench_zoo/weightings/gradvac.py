@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlbench.contracts import Need, Task, Weighting
+from mtlbench.contracts import Need, Task
 from mtlbench.errors import MtlbenchError
 from mtlbench.solvers.surgery import Array, vaccinate
-from mtlbench_zoo.weightings.pcgrad import partner_draws
+from mtlbench_zoo.weightings._state import MeetingState
 
 
-class GradVac(Weighting):
+class GradVac(MeetingState):
     """Gradient vaccine: task gradients are brought to the similarity that they usually have.
 
     Each task i meets the other tasks j in a random order. Where the cosine phi of g_i and g_j is below its
@@ -60,7 +60,7 @@ class GradVac(Weighting):
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return weights ``[T]`` for the Gram matrix ``[T, T]`` (float64), ``[K, T]`` for ``[K, T, T]``."""
         products, targets = gram.numpy(), self.targets.numpy()
-        draws = partner_draws(products.shape[-1], self.generator)
+        draws = self.draws(products.shape[-1])
         if not len(targets):
             targets = np.zeros((products[..., 0, 0].size, *targets.shape[1:]))
             self.targets = torch.from_numpy(targets)

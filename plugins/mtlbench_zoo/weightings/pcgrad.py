@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mtlbench.contracts import Need, Weighting
-from mtlbench.solvers.surgery import Array, project_conflicts
+from mtlbench.contracts import Need
+from mtlbench.solvers.surgery import project_conflicts
+from mtlbench_zoo.weightings._state import MeetingState
 
-_NO_CHOICE = np.zeros((2, 2))
 
-
-class PCGrad(Weighting):
+class PCGrad(MeetingState):
     """Projecting conflicting gradients: each task gives up what points against another.
 
     Each task i starts from its own gradient g_i and meets the other tasks j in a random order; where
@@ -39,11 +37,4 @@ class PCGrad(Weighting):
     def forward(self, gram: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[T]`` for the Gram matrix ``[T, T]`` (float64)."""
         products = gram.numpy()
-        return torch.from_numpy(project_conflicts(products, partner_draws(len(products), self.generator)))
-
-
-def partner_draws(count: int, generator: torch.Generator) -> Array:
-    """Return random numbers ``[count, count]`` by whose order in row i task i meets the others."""
-    if count == 2:
-        return _NO_CHOICE
-    return torch.rand(count, count, dtype=torch.float64, generator=generator).numpy()
+        return torch.from_numpy(project_conflicts(products, self.draws(len(products))))
