@@ -103,11 +103,11 @@ class GradientState(Weighting):
                 f"{type(self).__name__} follows each task's gradient from step to step, but its length"
                 f" changed from {running.shape[1]} to {width}: use --grad parameters, where it is constant"
             )
-        return running if len(jacobian) == self.count else running[self.active]
+        return running if jacobian.shape[0] == self.count else running[self.active]
 
     def keep(self, rows: Tensor) -> None:
         """Let ``running`` of the active tasks be ``rows``."""
-        if len(rows) != self.count:
+        if rows.shape[0] != self.count:
             self.running[self.active] = rows
 
     def average(
@@ -216,9 +216,9 @@ def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
     `Jacobian.combine` would write over the first row. From three rows on, this takes a CPU half as long as
     torch's product of a vector and a matrix.
     """
-    if not _dense(rows) or not len(rows):
-        return rows.new_tensor(weights) @ rows
     count, length = rows.shape
+    if not _dense(rows) or not count:
+        return rows.new_tensor(weights) @ rows
     total, factors = rows.new_empty(length), array(LETTERS[rows.dtype], weights)
     places = rows.data_ptr(), factors.buffer_info()[0], total.data_ptr()
     _SUM(rows.dtype, array("q", (*_ZEROS, -(-length // _PIECE), count, length, *places)), count * length)
