@@ -71,7 +71,6 @@ LETTERS = {torch.float32: "f", torch.float64: "d"}
 MANY = 1 << 17
 """Elements from which on threads share work: with fewer, one is done before others began."""
 
-
 HEAD = 5
 """Zeros that an order (see `Shared`) begins with, for threads that share pieces of work to count with."""
 
@@ -200,9 +199,9 @@ def arrive(order: int) -> int:
 def take(order: int, side: int, pieces: int, outwards: bool) -> int:
     """Return the number of a piece that no thread has taken, or ``pieces`` where there is none left.
 
-    Side 0 is the first half, side 1 the other; who is done with his own takes from the other. So in one pass
-    after the other a thread reads what it has read before, which may still be in its core's cache: all the
-    more of it where one pass goes inwards, from both ends to the middle, and the next ``outwards``.
+    Side 0 is the first half, side 1 the other; a thread that is done with its own half takes from the other.
+    So in one pass after the other it reads what it has read before, which may still be in its core's cache:
+    all the more of it where one pass goes inwards, from both ends to the middle, and the next ``outwards``.
     """
     for front in (side == 0, side != 0):
         size = pieces // 2 if front else pieces - pieces // 2
