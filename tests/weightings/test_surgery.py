@@ -138,15 +138,6 @@ def test_orders_are_drawn_from_the_generator_step_by_step(cls: type) -> None:
         assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_checkpoint_from_before_anything_was_drawn_ahead_is_gone_on_with() -> None:
-    before, weighting = torch.Generator().manual_seed(3), PCGrad()
-    weighting.draws(4)
-    weighting.load_state_dict({"_extra_state": before.get_state()})
-    for _ in range(2):
-        expected = torch.rand(4, 4, dtype=torch.float64, generator=before).numpy()
-        assert (weighting.draws(4) == expected).all()
-
-
 def test_another_number_of_tasks_meets_in_orders_of_its_own() -> None:
     weighting = PCGrad()
     for count in (3, 5, 3, 2, 1, 3):

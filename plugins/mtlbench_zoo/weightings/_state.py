@@ -290,9 +290,7 @@ class MeetingState(Weighting):
         return {"generator": super().get_extra_state(), "drawn": drawn}
 
     def set_extra_state(self, state: Any) -> None:
-        """Restore what `get_extra_state` gave, also when nothing was drawn ahead: a generator's state."""
-        if isinstance(state, Tensor):
-            state = {"generator": state, "drawn": torch.empty(0)}
+        """Restore what `get_extra_state` gave."""
         super().set_extra_state(state["generator"])
         self._drawn = [*state["drawn"].numpy()]
 
