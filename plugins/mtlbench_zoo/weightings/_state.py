@@ -268,7 +268,8 @@ class MeetingState(Weighting):
     """A weighting whose tasks meet each other in a random order, another one in every step.
 
     What is drawn for that is drawn for some steps ahead, since to draw takes longer than to weigh. It is what
-    would have been drawn step by step, and what is left of it is state.
+    would have been drawn step by step, and what is left of it is state: it is used up first where the
+    generator is seeded anew in between.
     """
 
     def __init__(self, tasks: Sequence[Task] = ()) -> None:
