@@ -10,7 +10,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from mtlbench.compiled import HEAD, Shared, arrive, compiled, pointer, take
+from mtlbench.compiled import HEAD, Shared, arrive, compiled, pointer, take, told
 
 _PIECE = 1 << 14
 """Elements that a thread reads at a time."""
@@ -18,7 +18,7 @@ _PIECE = 1 << 14
 _BLOCK = 1 << 9
 """Elements of the first gradient that stay in the innermost cache until all others are added."""
 
-_ZEROS = array("q", [0] * HEAD)
+_BLANK = array("q", HEAD)
 
 
 class Pass:
@@ -32,7 +32,7 @@ class Pass:
         self.read = [matrix for matrix in (gradients, others) if len(matrix)]
         self.sums = [torch.empty(1 + (matrix.numel() - 1) // _PIECE) for matrix in self.read]
         self.orders = [
-            array("q", [*_ZEROS, *matrix.shape, matrix.data_ptr(), sums.data_ptr()])
+            array("q", [*HEAD, *matrix.shape, matrix.data_ptr(), sums.data_ptr()])
             for matrix, sums in zip(self.read, self.sums, strict=True)
         ]
 
@@ -43,16 +43,16 @@ class Pass:
         self._run(_ADD, self.orders[0])
 
     def _run(self, code: Shared, order: array[int]) -> None:
-        order[:HEAD] = _ZEROS
-        code(torch.float32, order, order[HEAD] * order[HEAD + 1])
+        order[: len(HEAD)] = _BLANK
+        code(torch.float32, order, order[len(HEAD)] * order[len(HEAD) + 1])
 
 
 def _read(order: Any) -> None:
     head = carray(order, 1).ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 4, np.int64)
-    size = told[0] * told[1]
-    numbers, pieces = carray(pointer(told[2]), size, np.float32), 1 + (size - 1) // _PIECE
-    sums, side = carray(pointer(told[3]), pieces, np.float32), arrive(head)
+    given = told(head, 4)
+    size = given[0] * given[1]
+    numbers, pieces = carray(pointer(given[2]), size, np.float32), 1 + (size - 1) // _PIECE
+    sums, side = carray(pointer(given[3]), pieces, np.float32), arrive(head)
     while True:
         piece = take(head, side, pieces, False)
         if piece == pieces:
@@ -62,9 +62,9 @@ def _read(order: Any) -> None:
 
 def _add(order: Any) -> None:
     head = carray(order, 1).ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 4, np.int64)
-    rows, size = told[0], told[1]
-    numbers, pieces = carray(pointer(told[2]), (rows, size), np.float32), 1 + (size - 1) // _PIECE
+    given = told(head, 4)
+    rows, size = given[0], given[1]
+    numbers, pieces = carray(pointer(given[2]), (rows, size), np.float32), 1 + (size - 1) // _PIECE
     side = arrive(head)
     while True:
         piece = take(head, side, pieces, True)

@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 import platformdirs
 import torch
 from numba import types
@@ -71,17 +72,18 @@ LETTERS = {torch.float32: "f", torch.float64: "d"}
 MANY = 1 << 17
 """Elements from which on threads share work: with fewer, one is done before others began."""
 
-HEAD = 5
-"""Zeros that an order (see `Shared`) begins with, for threads that share pieces of work to count with."""
+HEAD = (0,) * 5
+"""What an order of work in pieces begins with (see `Shared`): a 0 of the type that is worked on, and numbers
+with which threads count how many of them came, the pieces taken of either half, and those that are done."""
 
 
 class Shared:
     """A function ``f(order)`` as machine code that several threads run at once, each the whole of it.
 
-    order: points at what it is to do, and to write; as in C, nothing is checked. Work that comes in pieces is
-    shared by `arrive`, `take` and `last`. The threads are those of torch's own operations, of which they have
-    often just done one: then they are awake, and they do not compete with each other for cores. In a forked
-    process there are none.
+    order: points at what it is to do, and to write; as in C, nothing is checked. Work in pieces is shared by
+    `arrive`, `take` and `last`, and what else such an order says is `told`. The threads are those of torch's
+    own operations, of which they have often just done one: then they are awake, and they do not compete with
+    each other for cores. In a forked process there are none.
     """
 
     def __init__(self, function: Callable[[Any], None]) -> None:
@@ -187,11 +189,14 @@ def _digest(files: Iterable[Path]) -> str:
 
 
 @compiled()
-def arrive(order: int) -> int:
-    """Return which side of the work is this thread's: 0 for the first that comes, 1 for the next, and so on.
+def told(order: int, count: int) -> Any:
+    """Return the numbers, int64 ``[count]``, behind the `HEAD` of the order at an address."""
+    return numba.carray(pointer(order + 8 * len(HEAD)), count, np.int64)
 
-    order: the address of the order.
-    """
+
+@compiled()
+def arrive(order: int) -> int:
+    """Return which side of the work is this thread's: 0 for the first that comes, 1 for the next, and on."""
     return int(count_up(order + 8)) % 2
 
 

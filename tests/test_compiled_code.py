@@ -15,7 +15,7 @@ import torch
 from numba import carray
 
 from mtlbench import compiled as module
-from mtlbench.compiled import HEAD, Shared, arrive, compiled, last, pointer, take
+from mtlbench.compiled import HEAD, Shared, arrive, compiled, last, pointer, take, told
 
 PROGRAM = """
 import json, sys
@@ -89,11 +89,11 @@ def test_division_by_zero_is_as_in_numpy() -> None:
 
 
 def _take_pieces(order: Any) -> None:
-    """Note how often each of the pieces is taken, whose number follows the `HEAD`, and who was last."""
+    """Note how often each of the pieces is taken, and when all were; their number follows the `HEAD`."""
     head = carray(order, 1).ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 3, np.int64)
-    pieces, outwards = told[0], told[1] == 1
-    taken = carray(pointer(head + 8 * (HEAD + 3)), pieces, np.int64)
+    given = told(head, 3)
+    pieces, outwards = given[0], given[1] == 1
+    taken = carray(pointer(head + 8 * (len(HEAD) + 3)), pieces, np.int64)
     side = arrive(head)
     while True:
         piece = take(head, side, pieces, outwards)
@@ -101,7 +101,7 @@ def _take_pieces(order: Any) -> None:
             break
         taken[piece] += 1 + piece
         if last(head, pieces):
-            told[2] += taken.sum()
+            given[2] += taken.sum()
 
 
 _TAKE_PIECES = Shared(_take_pieces)
@@ -109,7 +109,8 @@ _TAKE_PIECES = Shared(_take_pieces)
 
 @pytest.mark.parametrize("outwards", [0, 1])
 @pytest.mark.parametrize("pieces", [1, 2, 3, 10_000])
-@pytest.mark.parametrize(("threads", "team"), [(1, True), (2, True), (3, True), (3, False)])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("team", [True, False])
 def test_threads_share_pieces(
     pieces: int,
     outwards: int,
@@ -121,22 +122,22 @@ def test_threads_share_pieces(
     if team and not module._TEAMS:
         pytest.skip("this torch has no threads that others can use")
     monkeypatch.setattr(module, "_TEAMS", module._TEAMS if team else [])
-    order = array("q", [*[0] * HEAD, pieces, outwards, 0, *[0] * pieces])
+    order = array("q", [*HEAD, pieces, outwards, 0, *[0] * pieces])
     set_threads(threads)
     _TAKE_PIECES(torch.int64, order, module.MANY)
     assert order[1] == (threads if team else 1)  # so many came
-    assert (np.array(order[HEAD + 3 :]) == 1 + np.arange(pieces)).all()
-    assert order[HEAD + 2] == pieces * (pieces + 1) // 2  # the last found all done, and it was one
+    assert (np.array(order[len(HEAD) + 3 :]) == 1 + np.arange(pieces)).all()
+    assert order[len(HEAD) + 2] == pieces * (pieces + 1) // 2  # the last found all done, and it was one
 
 
 def _note_pieces(order: Any) -> None:
     """Write down the pieces in the order in which one thread takes them."""
     head = carray(order, 1).ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 3, np.int64)
-    side, pieces = arrive(head) + told[2], told[0]
-    taken = carray(pointer(head + 8 * (HEAD + 3)), pieces, np.int64)
+    given = told(head, 3)
+    side, pieces = arrive(head) + given[2], given[0]
+    taken = carray(pointer(head + 8 * (len(HEAD) + 3)), pieces, np.int64)
     for number in range(pieces):
-        taken[number] = take(head, side, pieces, told[1] == 1)
+        taken[number] = take(head, side, pieces, given[1] == 1)
 
 
 _NOTE_PIECES = Shared(_note_pieces)
@@ -149,6 +150,6 @@ _NOTE_PIECES = Shared(_note_pieces)
 def test_a_thread_takes_its_own_half_first_there_and_back(
     side: int, outwards: int, expected: list[int]
 ) -> None:
-    order = array("q", [*[0] * HEAD, 5, outwards, side, *[0] * 5])
+    order = array("q", [*HEAD, 5, outwards, side, *[0] * 5])
     _NOTE_PIECES(torch.int64, order, 0)
-    assert order[HEAD + 3 :].tolist() == expected
+    assert order[len(HEAD) + 3 :].tolist() == expected

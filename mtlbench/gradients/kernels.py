@@ -18,7 +18,7 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.compiled import HEAD, LETTERS, Shared, arrive, compiled, last, pointer, take
+from mtlbench.compiled import HEAD, LETTERS, Shared, arrive, compiled, last, pointer, take, told
 
 Array = NDArray[Any]
 Addresses = NDArray[np.int64]
@@ -34,8 +34,6 @@ _WIDEST = 5
 """Tasks that are multiplied with as many others at a time: all their products fit into a core's registers."""
 
 _EVERY, _UPPER, _DIAGONAL = 0, 1, 2
-
-_ZEROS = (0,) * HEAD
 
 
 def order_of(parts: Sequence[Tensor]) -> int | None:
@@ -116,8 +114,8 @@ class Rows:
             return torch.zeros(self.tasks, columns.tasks, dtype=torch.float64)
         form = _EVERY if others else _DIAGONAL if diagonal else _UPPER
         wide = columns.tasks + columns._more
-        parts = array("d", bytes(8 * self._stretches * (self.tasks + self._more) * wide))
-        answer = torch.from_numpy(np.empty((self.tasks, columns.tasks)))
+        parts = array("d", [0.0]) * (self._stretches * (self.tasks + self._more) * wide)
+        answer = torch.from_numpy(np.empty((self.tasks, columns.tasks)))  # sooner there than torch.empty's
         places, _ = columns._places.buffer_info()
         sums, _ = parts.buffer_info()
         self._run(_MULTIPLY, places, wide, columns.tasks, form, self.width, sums, answer.data_ptr())
@@ -133,7 +131,7 @@ class Rows:
         lengths, count = self._lengths.buffer_info()
         places, _ = self._places.buffer_info()
         own = lengths, count, places, self.tasks + self._more, self.tasks
-        order = array("q", (*_ZEROS, self._stretches, *own, *more))
+        order = array("q", (*HEAD, self._stretches, *own, *more))
         code(cast("torch.dtype", self.dtype), order, self._elements)
 
 
@@ -188,62 +186,64 @@ def _multiply(order: Any) -> None:
     """
     zero = carray(order, 1)
     head = zero.ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 13, np.int64)
-    stretches, tasks, others, form, width = told[0], told[5], told[8], told[9], told[10]
-    lengths = carray(pointer(told[1]), told[2], np.int64)
-    rows = carray(pointer(told[3]), (told[2], told[4]), np.int64)
-    columns = carray(pointer(told[6]), (told[2], told[7]), np.int64)
-    found = carray(pointer(told[11]), (stretches, told[4], told[7]), np.float64)
+    given = told(head, 13)
+    stretches, tasks, others, form, width = given[0], given[5], given[8], given[9], given[10]
+    rows = carray(pointer(given[3]), (given[2], given[4]), np.int64)
+    columns = carray(pointer(given[6]), (given[2], given[7]), np.int64)
+    found = carray(pointer(given[11]), (stretches, given[4], given[7]), np.float64)
     side, p, before = arrive(head), 0, 0
     while True:
-        stretch = take(head, side, stretches, False)
+        stretch, p, before, begin, end = _take(head, side, False, p, before)
         if stretch == stretches:
             break
-        p, before = _parameter(lengths, stretch, p, before)
-        begin = (stretch - before) * STRETCH
-        for at in range(begin, min(begin + STRETCH, lengths[p]), _BLOCK):
-            offset, size = at * zero.itemsize, min(_BLOCK, lengths[p] - at)
+        for at in range(begin, end, _BLOCK):
+            offset, size = at * zero.itemsize, min(_BLOCK, end - at)
             _add_products(rows[p], columns[p], offset, size, zero, form, width, found[stretch])
         if last(head, stretches):
-            _add_up(found, form, carray(pointer(told[12]), (tasks, others), np.float64))
+            _add_up(found, form, carray(pointer(given[12]), (tasks, others), np.float64))
 
 
 def _combine(order: Any) -> None:
     """Take stretch after stretch and write its rows' weighted sum over the first; see `_multiply`."""
     zero = carray(order, 1)
     head = zero.ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 7, np.int64)
-    stretches = told[0]
-    lengths = carray(pointer(told[1]), told[2], np.int64)
-    rows = carray(pointer(told[3]), (told[2], told[4]), np.int64)[:, : told[5]]  # each task once
-    weights = carray(pointer(told[6]), told[5], zero.dtype)
+    given = told(head, 7)
+    rows = carray(pointer(given[3]), (given[2], given[4]), np.int64)[:, : given[5]]  # each task once
+    weights = carray(pointer(given[6]), given[5], zero.dtype)
     side, p, before = arrive(head), 0, 0
     while True:
-        stretch = take(head, side, stretches, True)
-        if stretch == stretches:
+        stretch, p, before, begin, end = _take(head, side, True, p, before)
+        if stretch == given[0]:
             break
-        p, before = _parameter(lengths, stretch, p, before)
-        begin = (stretch - before) * STRETCH
-        for at in range(begin, min(begin + STRETCH, lengths[p]), _BLOCK):
-            _write_sum(rows[p], at * zero.itemsize, min(_BLOCK, lengths[p] - at), weights)
+        for at in range(begin, end, _BLOCK):
+            _write_sum(rows[p], at * zero.itemsize, min(_BLOCK, end - at), weights)
 
 
 _MULTIPLY, _COMBINE = Shared(_multiply), Shared(_combine)
 
 
 @compiled()
-def _parameter(lengths: Any, stretch: int, p: int, before: int) -> tuple[int, int]:
-    """Return which parameter a stretch is of, and how many stretches there are before that one's.
+def _take(head: int, side: int, outwards: bool, p: int, before: int) -> tuple[int, int, int, int, int]:
+    """Return the number of the next stretch (see `take`), and what it is.
 
-    lengths: of all parameters. p, before: the same of another stretch, to look from.
+    That is its parameter, how many stretches there are before that, and where in it the stretch begins and
+    ends. p, before: those of the stretch that this thread had.
     """
+    given = told(head, 3)
+    stretch = take(head, side, given[0], outwards)
+    if stretch == given[0]:
+        return stretch, p, before, 0, 0
+    lengths = carray(pointer(given[1]), given[2], np.int64)
     while stretch < before:
         p -= 1
         before -= -(-lengths[p] // STRETCH)
-    while stretch - before >= -(-lengths[p] // STRETCH):
-        before += -(-lengths[p] // STRETCH)
+    own = -(-lengths[p] // STRETCH)
+    while stretch - before >= own:
+        before += own
         p += 1
-    return p, before
+        own = -(-lengths[p] // STRETCH)
+    begin = (stretch - before) * STRETCH
+    return stretch, p, before, begin, min(begin + STRETCH, lengths[p])
 
 
 @compiled()

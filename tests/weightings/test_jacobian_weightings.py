@@ -231,6 +231,13 @@ def test_averages_and_their_products_in_one_pass(count: int, width: int, weighte
     np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5 * width)
 
 
+def test_averages_of_more_tasks_than_there_are_gradients_of_are_refused() -> None:
+    state = GradientState(tiny_tasks(3))
+    state.average(torch.ones(3, 5), 0.5, [0.5] * 3)
+    with pytest.raises(RuntimeError, match="size"):
+        state.average(torch.ones(2, 5), 0.5, [0.5] * 2)  # though all three are active
+
+
 # ---- db-mtl ----------------------------------------------------------------------------------------------
 
 

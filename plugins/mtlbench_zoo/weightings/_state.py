@@ -12,7 +12,7 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtlbench.compiled import HEAD, LETTERS, Shared, arrive, compiled, last, pointer, take
+from mtlbench.compiled import HEAD, LETTERS, Shared, arrive, compiled, last, pointer, take, told
 from mtlbench.contracts import Task, Weighting
 from mtlbench.errors import MtlbenchError
 
@@ -28,8 +28,6 @@ _AHEAD = 16
 """Steps for which is drawn at once what `MeetingState.draws` gives."""
 
 _NO_CHOICE = np.zeros((2, 2))
-
-_ZEROS = (0,) * HEAD
 
 _STRETCH = 1 << 11
 """Elements that a kernel sums in the rows' own precision, or uses again while they are in the cache."""
@@ -119,15 +117,16 @@ class GradientState(Weighting):
         are given, M times these; summed in the rows' precision, see `squared_without_loss`.
         """
         rows = self.rows(jacobian)
-        if _dense(rows) and _dense(jacobian) and jacobian.dtype is rows.dtype:
+        alike = jacobian.dtype is rows.dtype and jacobian.shape == rows.shape
+        if alike and _dense(rows) and _dense(jacobian):
             count, length = rows.shape
             numbers = array(LETTERS[rows.dtype], (kept, *shares, *weights))
             pieces = -(-length // _PIECE)
-            parts = array("d", bytes(16 * count * (1 + pieces)))  # the whole, and the pieces
+            parts = array("d", [0.0]) * (2 * count * (1 + pieces))  # the whole, and the pieces
             whole, _ = parts.buffer_info()
             places = numbers.buffer_info()[0], whole + 16 * count, whole
             own = rows.data_ptr(), jacobian.data_ptr()
-            order = array("q", (*_ZEROS, pieces, count, length, len(numbers), *own, *places))
+            order = array("q", (*HEAD, pieces, count, length, len(numbers), *own, *places))
             _FOLLOW(rows.dtype, order, count * length)
             sums = np.frombuffer(parts, count=2 * count).reshape(2, count)
         else:
@@ -161,13 +160,13 @@ def _follow(order: Any) -> None:
     """
     zero = carray(order, 1)
     head = zero.ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 9, np.int64)
-    pieces, count, length = told[0], told[1], told[2]
-    rows = carray(pointer(told[4]), (count, length), zero.dtype)
-    gradients = carray(pointer(told[5]), (count, length), zero.dtype)
-    numbers = carray(pointer(told[6]), told[3], zero.dtype)
-    parts = carray(pointer(told[7]), (pieces, 2, count), np.float64)
-    sums = carray(pointer(told[8]), (2, count), np.float64)
+    given = told(head, 9)
+    pieces, count, length = given[0], given[1], given[2]
+    rows = carray(pointer(given[4]), (count, length), zero.dtype)
+    gradients = carray(pointer(given[5]), (count, length), zero.dtype)
+    numbers = carray(pointer(given[6]), given[3], zero.dtype)
+    parts = carray(pointer(given[7]), (pieces, 2, count), np.float64)
+    sums = carray(pointer(given[8]), (2, count), np.float64)
     side = arrive(head)
     while True:
         piece = take(head, side, pieces, False)
@@ -221,7 +220,7 @@ def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
         return rows.new_tensor(weights) @ rows
     total, factors = rows.new_empty(length), array(LETTERS[rows.dtype], weights)
     places = rows.data_ptr(), factors.buffer_info()[0], total.data_ptr()
-    _SUM(rows.dtype, array("q", (*_ZEROS, -(-length // _PIECE), count, length, *places)), count * length)
+    _SUM(rows.dtype, array("q", (*HEAD, -(-length // _PIECE), count, length, *places)), count * length)
     return total
 
 
@@ -229,11 +228,11 @@ def _sum(order: Any) -> None:
     """Take piece after piece and do what `weighted_sum` says; see `_follow`."""
     zero = carray(order, 1)
     head = zero.ctypes.data
-    told = carray(pointer(head + 8 * HEAD), 6, np.int64)
-    pieces, count, length = told[0], told[1], told[2]
-    rows = carray(pointer(told[3]), (count, length), zero.dtype)
-    weights = carray(pointer(told[4]), count, zero.dtype)
-    total = carray(pointer(told[5]), length, zero.dtype)
+    given = told(head, 6)
+    pieces, count, length = given[0], given[1], given[2]
+    rows = carray(pointer(given[3]), (count, length), zero.dtype)
+    weights = carray(pointer(given[4]), count, zero.dtype)
+    total = carray(pointer(given[5]), length, zero.dtype)
     side = arrive(head)
     while True:
         piece = take(head, side, pieces, True)

@@ -52,9 +52,9 @@ class DBMTL(GradientState):
         kept = self.beta / step**self.beta_sigma
         sizes = [abs(loss) for loss in losses.tolist()]
         smallest = 1e-8 * max(sizes)
-        logs = [1 / max(size, smallest) if smallest > 0 else 1.0 for size in sizes]
-        self.head_weights = torch.from_numpy(np.array(logs))
-        rows, found = self.average(jacobian, kept, [(1 - kept) * log for log in logs])
+        sizes = [max(size, smallest) if smallest > 0 else 1.0 for size in sizes]
+        self.head_weights = torch.from_numpy(np.array([1 / size for size in sizes]))
+        rows, found = self.average(jacobian, kept, [(1 - kept) / size for size in sizes])
         squares = found[0].tolist()
         if squared_without_loss(squares):
             lengths = [math.sqrt(square) for square in squares]
